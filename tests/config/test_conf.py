@@ -15,7 +15,8 @@ from laptime.config.composition import config_dir
 from laptime.config.quoting import quote_for_hydra
 from laptime.config.schema import Config
 from laptime.config.validate import validate
-from laptime.data.image_data import ImageData
+from laptime.data.source import DataSource
+from laptime.data.text import Text
 from laptime.errors import UserError
 from laptime.machine.device import describe
 from laptime.ranks.rank import Rank
@@ -32,6 +33,8 @@ OPTIONS = sorted(
     if path.parent.name not in ("hydra",)
 )  # fmt: skip
 
+FOR_TEXT = dict.fromkeys(("dataset=text", "model=gpt"), ("task=language_modeling",))
+
 EXPERIMENTS = sorted(path for path in config_dir().glob("experiment/*.yaml") if path.stem != "none")
 
 
@@ -43,20 +46,22 @@ def composed() -> Iterator[Callable[..., Config]]:
 
 
 @functools.cache
-def network_of(node: str, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+def network_of(node: str, arguments: str) -> nn.Module:
     """Most options are of other groups, and have the same network."""
-    return targets.build("model", json.loads(node), input_shape=shape, num_classes=num_classes)
+    return targets.build("model", json.loads(node), **json.loads(arguments))
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_option_composes_and_builds(option, composed):
-    config = composed(option)
+    config = composed(*FOR_TEXT.get(option, ()), option)
     validate(config)
     check_open_groups(config)
     security.check(config, [])  # all that Laptime's own options name may be imported
     data = targets.build("dataset", config.dataset)
-    assert isinstance(data, ImageData)
-    network = network_of(json.dumps(config.model), data.image_shape, data.num_classes)
+    assert isinstance(data, DataSource)
+    if isinstance(data, Text):
+        data.vocabulary = "abc"
+    network = network_of(json.dumps(config.model), json.dumps(data.network_arguments))
     module = build_module(config, network, describe("cpu", "cpu"), StopRequest(), {}, Rank(), 10)
     built = module.configure_optimizers()
     (group, *_) = built["optimizer"].param_groups
@@ -115,7 +120,7 @@ def test_several_values_may_include_null():
 def test_the_common_keys_of_data_sets_are_no_option():
     with hydra_session() as hydra:
         options = hydra.config_loader.get_group_options("dataset")
-        assert options == ["cifar10", "fashion_mnist", "mnist", "synthetic"]
+        assert options == ["cifar10", "fashion_mnist", "mnist", "synthetic", "text"]
         for option in ("base", "dataset_base"):
             with pytest.raises(UserError, match=f"dataset={option}: no such option.*of dataset: cifar10"):
                 compose(hydra, [f"dataset={option}"])

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.configs import composed
 
 from laptime.config.compose import compose, hydra_session, resolve, without_hydra
 from laptime.config.identity import changed_since, hashed_config, snapshot
@@ -55,3 +56,23 @@ def test_a_snapshot_tells_which_keys_changed():
     config = resolved(None, OWN)
     assert changed_since(snapshot(config), resolved(None, OWN)) == []
     assert changed_since(snapshot(config), resolved(None, OWN, "optimizer.lr=0.5")) == ["optimizer.lr"]
+
+
+def test_the_first_task_is_not_hashed_and_others_are():
+    assert not any(key.startswith("task") for key in hashed_config(composed(), "cpu", 1, 1))
+    assert hashed_config(composed("task=language_modeling"), "cpu", 1, 1)["task.name"] == "language_modeling"
+
+
+def test_an_experiment_overrides_its_task(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\n"
+        "defaults: [{override /task: language_modeling}, {override /model: lstm}]\n"
+        "training: {max_steps: 50}\n"
+    )
+    with hydra_session(str(tmp_path)) as hydra:
+        mine = resolve(without_hydra(compose(hydra, ["experiment=mine"])))
+        changed = resolve(without_hydra(compose(hydra, ["experiment=mine", "training.max_steps=60", "model=gpt"])))
+    assert mine.model["_target_"] == "laptime.models.lstm.LSTM" and mine.training.max_steps == 50
+    assert mine.dataset["_target_"] == "laptime.data.text.Text"
+    assert changed.model["_target_"] == "laptime.models.gpt.GPT" and changed.training.max_steps == 60

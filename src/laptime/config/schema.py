@@ -13,7 +13,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from laptime.errors import UserError
 from laptime.record.laps import num_laps, steps_per_lap
-from laptime.record.score import ACCURACY, Score
+from laptime.record.score import ACCURACY, BITS_PER_CHARACTER, Score
 from laptime.text import counted
 
 DEVICES = ("auto", "cpu", "mps", "cuda", "xpu", "accelerator")
@@ -27,8 +27,8 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 
-CLASSIFICATION = "classification"
-TASKS = (CLASSIFICATION,)
+CLASSIFICATION, LANGUAGE_MODELING = "classification", "language_modeling"
+SCORES = {CLASSIFICATION: ACCURACY, LANGUAGE_MODELING: BITS_PER_CHARACTER}
 
 OPTIMIZED_METRICS = (
     "train_loss", "val_loss", "test_loss", "train_score", "val_score", "test_score", "time_to_score",
@@ -261,7 +261,7 @@ class TaskConfig(Group):
     name: str = MISSING
 
     def check(self) -> None:
-        one_of("task", self.name, TASKS)
+        one_of("task", self.name, tuple(SCORES))
 
 
 @dataclass(frozen=True)
@@ -316,7 +316,7 @@ class Config(Group):
     @property
     def score(self) -> Score:
         """What the task is scored by."""
-        return ACCURACY
+        return SCORES[self.task.name]
 
     def as_dict(self) -> dict[str, Any]:
         """A copy as plain dicts, lists, numbers, strings and None, as run.json and loggers get it."""

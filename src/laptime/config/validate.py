@@ -2,7 +2,7 @@
 
 import math
 
-from laptime.config.schema import Config, TrainingConfig, positive
+from laptime.config.schema import LANGUAGE_MODELING, Config, TrainingConfig, positive
 from laptime.errors import UserError
 from laptime.record.files import flat
 from laptime.record.score import ACCURACY
@@ -42,6 +42,8 @@ def validate(config: Config) -> None:
         if isinstance(value, float) and math.isnan(value):
             raise UserError(f"{key}=nan: must be a number, or null if the key allows it.")
     training, measure, strategy = config.training, config.measure, config.strategy
+    if config.task.name == LANGUAGE_MODELING:
+        _check_language_modeling(config)
     _check_steps(training)
     num_laps, warmup = training.num_laps, measure.warmup_epochs
     if resolve_warmup_epochs(warmup, num_laps) >= num_laps:
@@ -114,6 +116,17 @@ def _check_steps(training: TrainingConfig) -> None:
             f"training.max_steps={max_steps}: must be a multiple of training.lap_steps={lap_steps}. Use {values}, or "
             "another training.lap_steps."
         )
+
+
+def _check_language_modeling(config: Config) -> None:
+    for key, why in {
+        "label_smoothing": "smooths the labels of images",
+        "mixup_alpha": "mixes images, and there is no mean of two characters",
+    }.items():
+        if value := getattr(config.training, key):
+            raise UserError(
+                f"training.{key}={value}: {why}, but task=language_modeling learns from text. Leave it out."
+            )
 
 
 def _check_without_validation(config: Config) -> None:

@@ -57,7 +57,7 @@ def unpack(packed: Path, target: Path, expected: str | None) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target.parent):
             if not target.is_file():  # otherwise another process has unpacked it
-                write_atomically(target, _unpack(packed, expected))
+                write_atomically(target, unpacked(packed, expected))
     except OSError as error:
         raise UserError(
             f"dataset: {target.parent} can't be written ({error.strerror or error}). "
@@ -65,7 +65,12 @@ def unpack(packed: Path, target: Path, expected: str | None) -> None:
         ) from error
 
 
-def _unpack(packed: Path, expected: str | None) -> bytes:
+def unpacked(packed: Path, expected: str | None) -> bytes:
+    """Return the content of a gzip file.
+
+    Raises:
+        UserError: the file is damaged, or its content has another SHA-256 than `expected`.
+    """
     try:
         content = gzip.decompress(packed.read_bytes())
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

@@ -1,6 +1,7 @@
 """Evaluates a trained run with the batches, precision and threads of its own test, so that the accuracy is the recorded
 one; then times the forward pass."""
 
+import math
 import os
 from dataclasses import asdict
 from functools import partial
@@ -8,15 +9,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from msgspec import to_builtins
 from torch import Tensor, nn
 
 from laptime.data.datamodule import DataModule
 from laptime.data.image_data import ImageData
+from laptime.data.image_datamodule import ImageDataModule
 from laptime.errors import UserError, first_line
 from laptime.evaluation.confusion import confusion_matrix, per_class
 from laptime.evaluation.keys import EvaluateConfig
-from laptime.evaluation.predict import Predictions, predict
+from laptime.evaluation.predict import Predictions, mean_loss, predict
 from laptime.evaluation.trained_run import TrainedRun, use_threads
+from laptime.lap.epoch_sums import Means
 from laptime.machine.device import Device, check_precision
 from laptime.machine.device import resolve as resolve_device
 from laptime.machine.torch_build import torch_build
@@ -24,10 +28,13 @@ from laptime.measure import latency
 from laptime.ranks.preflight import require_compiling
 from laptime.record import files as records
 from laptime.record.schema import filled
+from laptime.tasks.language_modeling import LanguageModeling
 from laptime.training.build import network_name
 from laptime.training.stepper import autocast
 
 SCHEMA_VERSION = 1
+# Sums of float32 in another order may differ by this much.
+_LOSS_TOLERANCE = 1e-6
 
 
 def evaluate(run: TrainedRun, config: EvaluateConfig) -> dict[str, Any]:
@@ -55,8 +62,11 @@ def evaluate(run: TrainedRun, config: EvaluateConfig) -> dict[str, Any]:
     compiled = settings["compile"] if config.compile is None else config.compile
     if compiled:
         _compile(network, len(config.latency.batch_sizes))
+    timed_what = latency.TIMED if isinstance(data, ImageDataModule) else latency.TIMED_TEXT
     try:
-        predictions = predict(network, data.test_batches(run.world_size), lambda: autocast(precision, device))
+        measured = (_of_images if isinstance(data, ImageDataModule) else _of_text)(
+            run, network, data, device, precision
+        )
         interference = latency.Disturbances()
         timed = _latency(network, data, device, precision, config.latency)
         disturbances = interference.reasons() if timed else []
@@ -67,10 +77,6 @@ def evaluate(run: TrainedRun, config: EvaluateConfig) -> dict[str, Any]:
         raise UserError(f"compile=true: torch can't compile the network here ({reason}). Use compile=false.") from error
     finally:
         data.teardown("test")
-    source = data.data
-    assert isinstance(source, ImageData)
-    matrix = confusion_matrix(predictions.labels.numpy(), predictions.classes.numpy(), source.num_classes)
-    classes = per_class(matrix)
     return {
         "schema_version": SCHEMA_VERSION,
         "evaluated_at": records.now(),
@@ -84,12 +90,43 @@ def evaluate(run: TrainedRun, config: EvaluateConfig) -> dict[str, Any]:
         "threads": threads,
         "torch": torch_build(),
         "dataset": {"name": data.data.name, "num_test": data.num_test, "checksum": data.checksum},
+        **measured,
+        "latency": {"timed": timed_what, "disturbances": disturbances, "batch_sizes": timed},
+    }
+
+
+def _of_images(run: TrainedRun, network: nn.Module, data: DataModule, device: Device, precision: str) -> dict[str, Any]:
+    """Return the figures of a classification, and those that the run recorded."""
+    predictions = predict(network, data.test_batches(run.world_size), lambda: autocast(precision, device))
+    source = data.data
+    assert isinstance(source, ImageData)
+    matrix = confusion_matrix(predictions.labels.numpy(), predictions.classes.numpy(), source.num_classes)
+    classes = per_class(matrix)
+    return {
         "result": {"test_accuracy": predictions.accuracy, "test_loss": predictions.loss},
         "recorded": _recorded(run, predictions, data, device, precision),
         "macro": {key: float(np.mean(classes[key])) for key in ("precision", "recall", "f1")},
         "per_class": classes.to_dict("records"),
         "confusion_matrix": matrix.tolist(),
-        "latency": {"timed": latency.TIMED, "disturbances": disturbances, "batch_sizes": timed},
+    }
+
+
+def _of_text(run: TrainedRun, network: nn.Module, data: DataModule, device: Device, precision: str) -> dict[str, Any]:
+    """Return the loss and the score of a language model, and those that the run recorded."""
+    task = LanguageModeling()
+    loss = mean_loss(network, data.test_batches(run.world_size), task.loss, lambda: autocast(precision, device))
+    recorded, reasons = run.record.result, _why_not_compared(run, data, device, precision)
+    if recorded.test_loss is None:
+        reasons.insert(0, "the run recorded no loss")
+    return {
+        "result": {"test_score": task.score_of(Means(loss, None, data.num_test)), "test_loss": loss},
+        "recorded": {
+            "test_score": recorded.test_score,
+            "test_loss": recorded.test_loss,
+            "is_equal": None if reasons else math.isclose(loss, recorded.test_loss or 0.0, rel_tol=_LOSS_TOLERANCE),
+            "why_not_compared": reasons,
+        },
+        "score": to_builtins(run.record.score),
     }
 
 
@@ -121,21 +158,10 @@ def _recorded(
 
     The run tested the weights of its last checkpoint, unless a time limit stopped it in a later epoch.
     """
-    result, used = run.record.result, filled(run.record.device).used
+    result = run.record.result
     accuracy = result.test_accuracy
-    reasons = []
-    if accuracy is None:
-        reasons.append("the run recorded no accuracy")
-    if not run.is_last:
-        reasons.append("the run tested its last checkpoint")
-    if result.stop_reason == "time_limit":
-        reasons.append("the run tested the weights at its time limit, in the middle of an epoch")
-    if run.has_other_data(data):
-        reasons.append("the data differ")
-    if used != device.used:
-        reasons.append(f"the run used {used}")
-    if run.config["training"]["precision"] != precision:
-        reasons.append(f"the run used training.precision={run.config['training']['precision']}")
+    reasons = ["the run recorded no accuracy"] if accuracy is None else []
+    reasons += _why_not_compared(run, data, device, precision)
     hits = None if accuracy is None else round(accuracy * len(predictions.labels))
     return {
         "test_accuracy": accuracy,
@@ -144,3 +170,19 @@ def _recorded(
         "num_images_apart": None if reasons or hits is None else round(predictions.accuracy * data.num_test) - hits,
         "why_not_compared": reasons,
     }
+
+
+def _why_not_compared(run: TrainedRun, data: DataModule, device: Device, precision: str) -> list[str]:
+    """Return why the recorded result can differ from that of this evaluation."""
+    reasons, used = [], filled(run.record.device).used
+    if not run.is_last:
+        reasons.append("the run tested its last checkpoint")
+    if run.record.result.stop_reason == "time_limit":
+        reasons.append("the run tested the weights at its time limit, in the middle of an epoch")
+    if run.has_other_data(data):
+        reasons.append("the data differ")
+    if used != device.used:
+        reasons.append(f"the run used {used}")
+    if run.config["training"]["precision"] != precision:
+        reasons.append(f"the run used training.precision={run.config['training']['precision']}")
+    return reasons

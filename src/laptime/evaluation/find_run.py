@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from laptime.config import security
-from laptime.config.schema import MATMUL_PRECISIONS, PRECISIONS
+from laptime.config.schema import CLASSIFICATION, MATMUL_PRECISIONS, PRECISIONS, SCORES, one_of
 from laptime.errors import UserError
 from laptime.ranks import preflight
 from laptime.record.directory import expanded, numbered_runs
@@ -54,14 +54,16 @@ class RunLocation:
     threads: int
 
 
-def find_run(run: str, checkpoint: str, cli_overrides: Sequence[str], root: str | None = None) -> RunLocation:
+def find_run(
+    run: str, checkpoint: str, cli_overrides: Sequence[str], dataset: Mapping[str, str | None] | None = None
+) -> RunLocation:
     """Find a run, and read its record without importing the classes that it names.
 
     Args:
         run: a run directory, latest, or a checkpoint file in one.
         checkpoint: last, best, previous or a file.
         cli_overrides: the overrides of the command line; only they can extend the allow-list.
-        root: folder of the data set's files; None: the folder that the run used.
+        dataset: keys of the group `dataset` to use instead of those of the run; a value of None: that of the run.
 
     Raises:
         UserError: there is no such run or checkpoint, the record is damaged, or it names a class that is not on the
@@ -82,12 +84,32 @@ def find_run(run: str, checkpoint: str, cli_overrides: Sequence[str], root: str 
         )
     path = file or _checkpoint(run_dir, checkpoint)
     config, world_size, threads = _checked(record, run_dir)
-    if root is not None:
-        config = {**config, "dataset": {**config["dataset"], "root": root}}
+    task = _task(config)
+    for key, value in (dataset or {}).items():
+        if value is not None:
+            if key not in config["dataset"]:
+                raise UserError(f"dataset.{key}={value}: has no effect on a run with task={task}. Leave it out.")
+            config = {**config, "dataset": {**config["dataset"], key: value}}
     security.check_targets(
         {group: config[group] for group in ("model", "dataset")}, cli_overrides, record.command or ()
     )
     return RunLocation(run_dir, record, config, path, world_size, threads)
+
+
+def require_images(location: RunLocation) -> None:
+    """Refuse runs that were not trained on images, because exporting needs images to compare outputs."""
+    if (task := _task(location.config)) != CLASSIFICATION:
+        raise UserError(
+            f"run={location.path}: was trained with task={task}, and export supports task={CLASSIFICATION} alone. Load "
+            "the weights from its checkpoint instead: torch.load(FILE)['state_dict']."
+        )
+
+
+def _task(config: Mapping[str, Any]) -> str:
+    """Return the task of a recorded configuration. Records of older versions name none."""
+    name = str((config.get("task") or {}).get("name", CLASSIFICATION))
+    one_of("task", name, tuple(SCORES))
+    return name
 
 
 def _find(run: str, checkpoint: str) -> tuple[Path, Path | None]:

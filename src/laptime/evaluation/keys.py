@@ -16,6 +16,7 @@ FORMATS = ("onnx", "torch_export", "torchscript")
 @dataclass(frozen=True)
 class DatasetConfig(Group):
     root: str | None = MISSING
+    path: str | None = MISSING
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def make_parser() -> Parser:
 def _work(config: EvaluateConfig, overrides: list[str]) -> int:
     from laptime.evaluation.find_run import find_run
 
-    location = find_run(config.run, config.checkpoint, overrides, config.dataset.root)
+    location = find_run(config.run, config.checkpoint, overrides, vars(config.dataset))
 
     # These load torch.
     from laptime.errors import ignore_broken_pipe

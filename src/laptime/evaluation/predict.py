@@ -38,12 +38,36 @@ class Predictions:
         return int((self.classes == self.labels).sum()) / len(self.labels)
 
 
+def mean_loss(
+    network: Callable[[Tensor], Tensor],
+    batches: Iterable[Batch],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> float:
+    """Return the mean loss over all samples, without keeping the logits.
+
+    Args:
+        network: maps inputs to logits.
+        batches: inputs and targets on the network's device.
+        loss: returns the mean loss of a batch from logits and targets.
+        context: returns the context of each forward pass, e.g. autocast.
+    """
+    losses, num_samples = [], 0
+    with torch.inference_mode():
+        for inputs, targets in batches:
+            with context():
+                logits = network(inputs)
+            losses.append(float(loss(logits, targets)) * len(targets))
+            num_samples += len(targets)
+    return math.fsum(losses) / num_samples
+
+
 def predict(
     network: Callable[[Tensor], Tensor],
     batches: Iterable[Batch],
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Predictions:
-    """Run a network on all batches.
+    """Run a network on all batches of images.
 
     Args:
         network: maps images (B, C, H, W) to logits (B, num_classes).

@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from laptime.evaluation.confusion import MOST_CLASSES, most_confused
+from laptime.measure.latency import TIMED_TEXT
+from laptime.record.score import Score
 from laptime.terminal import relative
 from laptime.text import counted
 
@@ -22,16 +24,17 @@ def show(evaluation: Mapping[str, Any], folder: Path) -> None:
         folder: the folder with the written files.
     """
     console = Console()
-    matrix = np.array(evaluation["confusion_matrix"])
     summary = Table(title=Text(f"laptime: {_name(evaluation)}, evaluated"), title_justify="left", show_header=False)
     summary.add_column(style="bold", no_wrap=True)
     summary.add_column(overflow="fold")
     for name, value in summary_rows(evaluation):
         summary.add_row(Text(name), Text(value))
     console.print(summary)
-    console.print(_per_class(evaluation))
-    if len(matrix) <= MOST_CLASSES:
-        console.print(_confusion(matrix))
+    if "confusion_matrix" in evaluation:
+        console.print(_per_class(evaluation))
+        matrix = np.array(evaluation["confusion_matrix"])
+        if len(matrix) <= MOST_CLASSES:
+            console.print(_confusion(matrix))
     if evaluation["latency"]["batch_sizes"]:
         latency = evaluation["latency"]
         print_latency(console, {"": latency["batch_sizes"]}, latency["timed"], latency["disturbances"])
@@ -44,22 +47,45 @@ def _name(evaluation: Mapping[str, Any]) -> str:
 
 def summary_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the rows of the first table."""
-    checkpoint, device, result = evaluation["checkpoint"], evaluation["device"], evaluation["result"]
+    checkpoint, device = evaluation["checkpoint"], evaluation["device"]
     threads = counted(evaluation["threads"], "thread", ",")
     used = f"{device['used']}, {device['name']}, {threads}, precision {evaluation['precision']}"
     if device["requested"] not in ("auto", "accelerator", device["used"]):
         used += f"  (requested: {device['requested']}, not available)"
-    confused = most_confused(np.array(evaluation["confusion_matrix"]), 3)
-    macro = evaluation["macro"]
+    figures = _of_images(evaluation) if "confusion_matrix" in evaluation else _of_text(evaluation)
     return [
         ("checkpoint", f"{relative(Path(checkpoint['path']))}, after {training_length(checkpoint)}"),
         ("device", used + (", compiled" if evaluation["compile"] else "")),
         ("data", f"{evaluation['dataset']['name']}: {evaluation['dataset']['num_test']:,} test"),
+        *figures,
+    ]
+
+
+def _of_images(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
+    result, macro = evaluation["result"], evaluation["macro"]
+    confused = most_confused(np.array(evaluation["confusion_matrix"]), 3)
+    return [
         ("test accuracy", f"{result['test_accuracy']:.2%}  (loss {result['test_loss']:.4f})"),
         ("recorded", _recorded(evaluation["recorded"])),
         ("mean of classes", f"precision {macro['precision']:.4f}, recall {macro['recall']:.4f}, F1 {macro['f1']:.4f}"),
         ("most confused", ", ".join(f"{count} x {true} as {predicted}" for true, predicted, count in confused) or "-"),
     ]
+
+
+def _of_text(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
+    score, recorded = Score(**evaluation["score"]), evaluation["recorded"]
+
+    def words(result: Mapping[str, Any]) -> str:
+        return f"{score.text(result['test_score'])}  (loss {result['test_loss']:.4f})"
+
+    comparison = "nothing"
+    if recorded["test_score"] is not None:
+        comparison = words(recorded)
+        if recorded["is_equal"] is None:
+            comparison += f"; not compared: {', '.join(recorded['why_not_compared'])}"
+        else:
+            comparison += ", equal" if recorded["is_equal"] else "; different"
+    return [(f"test {score.name}", words(evaluation["result"])), ("recorded", comparison)]
 
 
 def training_length(checkpoint: Mapping[str, Any]) -> str:
@@ -119,7 +145,8 @@ def print_latency(
     is_one = len(networks) == 1
     compared = any("speedup" in row for rows in networks.values() for row in rows)
     table = Table(title="Latency", title_justify="left")
-    columns = ["batch size", *([] if is_one else ["network"]), "p50", "p95", "p99", "images/s", "calls"]
+    samples = "samples/s" if timed == TIMED_TEXT else "images/s"
+    columns = ["batch size", *([] if is_one else ["network"]), "p50", "p95", "p99", samples, "calls"]
     for column in [*columns, *(["x original"] if compared else [])]:
         table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
     sizes = dict.fromkeys(row["batch_size"] for rows in networks.values() for row in rows)

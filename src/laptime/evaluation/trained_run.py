@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from laptime.data.datamodule import DataModule
+from laptime.data.text import Text
+from laptime.data.text_datamodule import VOCABULARY, TextDataModule
 from laptime.errors import UserError
 from laptime.evaluation.find_run import RunLocation
 from laptime.machine.device import Device
@@ -27,6 +29,7 @@ from laptime.record.laps import steps_per_lap
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import filled
 from laptime.tasks.choose import recorded_class
+from laptime.tasks.language_modeling import LanguageModeling
 from laptime.text import join_first_three
 from laptime.training import checkpoints, open_groups
 from laptime.training.build import build_network
@@ -50,6 +53,7 @@ class TrainedRun:
         weights: the network's weights, by name.
         world_size: the number of ranks of the run.
         threads: the CPU threads of each rank.
+        vocabulary: the characters that the network was trained on; empty: it was not trained on text.
     """
 
     path: Path
@@ -60,6 +64,7 @@ class TrainedRun:
     weights: Mapping[str, Any]
     world_size: int
     threads: int
+    vocabulary: str = ""
 
     @property
     def trained(self) -> dict[str, int | None]:
@@ -86,6 +91,8 @@ class TrainedRun:
         """
         pl.seed_everything(self.config["seed"], workers=False, verbose=False)  # as in training
         source = open_groups.build_node("dataset", self.config["dataset"])
+        if isinstance(source, Text):
+            source.vocabulary = self.vocabulary
         settings = self.config["training"]
         data = recorded_class(self.config).data_module(
             source, device, 1, settings["eval_batch_size"], 1, self.config["seed"]
@@ -130,7 +137,16 @@ def open_run(location: RunLocation) -> TrainedRun:
         {name.removeprefix(_PREFIX): value for name, value in weights.items()},
         world_size,
         location.threads,
+        _vocabulary(content, key) if recorded_class(config) is LanguageModeling else "",
     )
+
+
+def _vocabulary(checkpoint: Mapping[str, Any], key: str) -> str:
+    saved = checkpoint.get(TextDataModule.__qualname__)  # where Lightning keeps the state of a data module
+    vocabulary = saved.get(VOCABULARY) if isinstance(saved, dict) else None
+    if not isinstance(vocabulary, str) or not vocabulary:
+        raise UserError(f"{key}: is damaged, because it does not contain the vocabulary.")
+    return vocabulary
 
 
 def use_threads(run: TrainedRun, threads: int | None) -> int:

@@ -16,13 +16,16 @@ FOLDER = "evaluation"
 
 
 def write(evaluation: Mapping[str, Any], run_dir: Path) -> Path:
-    """Write evaluation.json, confusion_matrix.csv and confusion_matrix.png. Return the folder."""
+    """Write evaluation.json, and of classifications also the confusion matrix (.csv, .png). Return the folder."""
+    report = json.dumps(finite(evaluation), indent=2, allow_nan=False).encode() + b"\n"
+    if "confusion_matrix" not in evaluation:  # it is not a classification
+        return write_folder(run_dir / FOLDER, {"evaluation.json": report})
     matrix = np.array(evaluation["confusion_matrix"])
     title = f"{evaluation['model']} on {evaluation['dataset']['name']}: {evaluation['result']['test_accuracy']:.2%}"
     files = {
         "confusion_matrix.csv": _csv(matrix),
         "confusion_matrix.png": confusion_png(matrix, title),
-        "evaluation.json": json.dumps(finite(evaluation), indent=2, allow_nan=False).encode() + b"\n",
+        "evaluation.json": report,
     }
     return write_folder(run_dir / FOLDER, files)
 

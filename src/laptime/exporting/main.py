@@ -37,11 +37,12 @@ def make_parser() -> Parser:
 
 
 def _work(config: ExportConfig, overrides: list[str]) -> int:
-    from laptime.evaluation.find_run import find_run
+    from laptime.evaluation.find_run import find_run, require_images
     from laptime.exporting.targets import export_targets
 
     targets = export_targets(config.format, config.int8)  # a missing package is reported before anything is loaded
-    location = find_run(config.run, config.checkpoint, overrides, config.dataset.root)
+    location = find_run(config.run, config.checkpoint, overrides, vars(config.dataset))
+    require_images(location)
 
     # These load torch.
     from laptime.errors import ignore_broken_pipe

@@ -203,12 +203,13 @@ class LapClock:
         num_samples: int | None = None,
         num_batches: int | None = None,
         num_steps: float | None = None,
+        num_tokens: int | None = None,
     ) -> Lap:
         """End the lap at the start of the current pause, or now if the clock is not paused.
 
         Args:
             number, is_warmup: the values for `Lap`.
-            num_samples, num_batches: the caller's own counts; None: use the sums of `count`.
+            num_samples, num_batches, num_tokens: the caller's own counts; None: use the sums of `count`.
             num_steps: optimizer steps of the lap; None: unknown.
         """
         self.pause()
@@ -225,7 +226,7 @@ class LapClock:
             is_warmup=is_warmup,
             time_s=self._paused_at - self.started_at - self.apart_s,
             num_samples=self._samples if num_samples is None else num_samples,
-            num_tokens=None if tokens is None else int(tokens),
+            num_tokens=num_tokens if tokens is None else int(tokens),
             num_batches=self.num_batches if num_batches is None else num_batches,
             num_steps=num_steps,
             data_wait_s=self.wait_s,

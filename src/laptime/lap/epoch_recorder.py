@@ -23,6 +23,7 @@ _TAGS = {
     "time/epoch_s": "epoch_time_s",
     "time/straggler_delay": "straggler_delay",
     "throughput/samples_per_s": "samples_per_s",
+    "throughput/tokens_per_s": "tokens_per_s",
     "train/loss": "train_loss",
     "val/loss": "val_loss",
     "lr": "lr",
@@ -112,7 +113,9 @@ def one_line(epoch: Epoch, num_epochs: int, score: Score, lap_word: str = "epoch
     parts = [
         f"{lap_word} {epoch.epoch + 1}/{num_epochs}",
         f"{epoch.epoch_time_s:.2f} s",
-        f"{epoch.samples_per_s or 0.0:,.0f} samples/s",
+        f"{epoch.samples_per_s or 0.0:,.0f} samples/s"
+        if epoch.tokens_per_s is None
+        else f"{epoch.tokens_per_s:,.0f} tokens/s",
         f"train loss {epoch.train_loss:.4f}{_score_words(epoch.train_score, score)}",
     ]
     if epoch.val_loss is not None and not math.isnan(epoch.val_loss):

@@ -16,6 +16,7 @@ class EpochTimer(Callback):
     Args:
         clock: is started by the loader when the first batch of an epoch is requested.
         warmup_epochs: number of epochs at the start of this process that don't count. A resumed run warms up again.
+        tokens_per_sample: number of tokens in a sample; None: it is not text.
 
     Attributes:
         lap: the lap of the last epoch; None: the epoch was cut short.
@@ -25,8 +26,9 @@ class EpochTimer(Callback):
         apart_s: seconds between these two times that other measurements took.
     """
 
-    def __init__(self, clock: LapClock, warmup_epochs: int) -> None:
+    def __init__(self, clock: LapClock, warmup_epochs: int, tokens_per_sample: int | None = None) -> None:
         self.clock = clock
+        self.tokens_per_sample = tokens_per_sample
         self.warmup_epochs = warmup_epochs
         self.lap: Lap | None = None
         self.first_batch_at: float | None = None
@@ -80,4 +82,5 @@ class EpochTimer(Callback):
             num_samples=sums.num_samples,  # counted by the module, because a callback may skip batches
             num_batches=sums.num_batches,
             num_steps=sums.num_batches,
+            num_tokens=None if self.tokens_per_sample is None else self.tokens_per_sample * sums.num_samples,
         )

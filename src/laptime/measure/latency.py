@@ -20,6 +20,7 @@ from laptime.machine.environment import python_settings, settings, slowing_setti
 from laptime.machine.hardware import require_free_memory
 
 # Printed beside the results.
+TIMED_TEXT = "one forward pass at a time, for a batch of tokens on the device, until the device is synchronized"
 TIMED = (
     "one forward pass at a time, for a batch of normalized images on the device, until the device is synchronized; "
     "reading, normalizing and copying images is not included"

@@ -1,4 +1,4 @@
-"""LSTM over the rows of an image."""
+"""LSTM over the rows of an image, or over a text."""
 
 from torch import Tensor, nn
 
@@ -8,19 +8,28 @@ from laptime.models.parts import check_dropout
 class LSTM(nn.Module):
     """Reads an image row by row from top to bottom, and applies dropout and a linear layer to the last row's output.
 
+    Of a text, it reads the embeddings of the tokens, and applies both to the output of each token.
+
     Args:
-        input_shape: the shape of one image, (C, H, W): a sequence of H rows with C x W values.
-        num_classes: number of logits.
         hidden_size: size of each layer's hidden state.
         num_layers: number of stacked LSTM layers.
         dropout: dropout probability after each layer, in [0, 1).
+        input_shape: for images: the shape of one image, (C, H, W), which is a sequence of H rows with C x W values.
+        num_classes: for images: number of logits.
+        vocab_size: for text: number of different tokens.
 
     Raises:
         ValueError: an argument is out of its range.
     """
 
     def __init__(
-        self, input_shape: tuple[int, int, int], num_classes: int, hidden_size: int, num_layers: int, dropout: float
+        self,
+        hidden_size: int,
+        num_layers: int,
+        dropout: float,
+        input_shape: tuple[int, int, int] | None = None,
+        num_classes: int | None = None,
+        vocab_size: int | None = None,
     ) -> None:
         super().__init__()
         check_dropout(dropout)
@@ -28,15 +37,26 @@ class LSTM(nn.Module):
             raise ValueError(f"hidden_size={hidden_size}: must be at least 1.")
         if num_layers < 1:
             raise ValueError(f"num_layers={num_layers}: must be at least 1.")
-        channels, _, width = input_shape
+        self.embed: nn.Embedding | None = None
+        if vocab_size is not None:
+            self.embed = nn.Embedding(vocab_size, hidden_size)
+            input_size, num_logits = hidden_size, vocab_size
+        elif input_shape is not None and num_classes is not None:
+            input_size, num_logits = input_shape[0] * input_shape[2], num_classes
+        else:
+            raise ValueError("either input_shape and num_classes or vocab_size must be given.")
         between = dropout if num_layers > 1 else 0.0  # torch warns about dropout with a single layer
-        self.lstm = nn.LSTM(channels * width, hidden_size, num_layers, batch_first=True, dropout=between)
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(hidden_size, num_classes))
+        self.lstm = nn.LSTM(input_size, hidden_size, num_layers, batch_first=True, dropout=between)
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(hidden_size, num_logits))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, C, H, W) to logits (B, num_classes)."""
-        outputs, _ = self.lstm(rows(images))
-        logits: Tensor = self.classifier(outputs[:, -1])
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to logits (B, num_classes), or tokens (B, T) to logits (B, T, vocab_size)."""
+        if self.embed is None:
+            outputs, _ = self.lstm(rows(inputs))
+            logits: Tensor = self.classifier(outputs[:, -1])
+        else:
+            outputs, _ = self.lstm(self.embed(inputs))
+            logits = self.classifier(outputs)
         return logits
 
 

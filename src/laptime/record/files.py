@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 RUN_FILE = "run.json"
 EPOCHS_FILE = "epochs.csv"
 LOG_FILE = "train.log"
+SAMPLE_FILE = "sample.txt"
 CHECKPOINT_DIR = "checkpoints"
 LAST_CHECKPOINT = "last.ckpt"
 PREVIOUS_CHECKPOINT = "previous.ckpt"

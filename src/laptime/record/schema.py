@@ -84,6 +84,7 @@ class Dataset(Struct, kw_only=True):
     synthetic: bool | None = None
     shape: list[int] | None = None
     num_classes: int | None = None
+    vocab_size: int | None = None
     num_train: int | None = None
     num_val: int | None = None
     num_test: int

@@ -103,6 +103,8 @@ def _data(data: schema.Dataset) -> str:
     sizes = f"{data.num_train:,} train, {data.num_val:,} val, {data.num_test:,} test"
     remarks = ["synthetic"] if data.synthetic and data.name != "synthetic" else []
     remarks += [f"limited to {data.limit:,}"] if data.limit else []
+    if data.vocab_size is not None and data.shape:
+        sizes += f" sequences of {data.shape[0]:,} characters, {data.vocab_size:,} different ones"
     return f"{data.name}: {sizes}, pipeline {data.pipeline}{', ' + ', '.join(remarks) if remarks else ''}"
 
 
@@ -123,11 +125,12 @@ def _epochs(record: RunRecord, epochs: Sequence[Epoch]) -> Rows:
     if not measured_s:
         return [*rows, (f"{word} time", f"not measured: there was no {word} after the warm-up")]
     timing = record.timing
+    tokens = "" if timing.tokens_per_s is None else f"{timing.tokens_per_s:,.0f} tokens/s, "
     spread = f"median of {len(measured_s)}, min {min(measured_s):.3f} s, max {max(measured_s):.3f} s"
     return [
         *rows,
         (f"{word} time", f"{timing.epoch_time_s:.3f} s  ({spread})"),
-        ("throughput", f"{timing.samples_per_s:,.0f} samples/s, {timing.steps_per_s:,.1f} steps/s"),
+        ("throughput", f"{tokens}{timing.samples_per_s:,.0f} samples/s, {timing.steps_per_s:,.1f} steps/s"),
     ]
 
 

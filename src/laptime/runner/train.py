@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EarlyStopping
+from torch import nn
 
 from laptime.config.schema import Config
 from laptime.config.validate import resolve_warmup_epochs
@@ -13,7 +14,6 @@ from laptime.data.datamodule import DataModule
 from laptime.errors import Interrupted
 from laptime.lap.clock import LapClock
 from laptime.lap.epoch_recorder import EpochRecorder
-from laptime.lap.epoch_sums import Means
 from laptime.lap.epoch_timer import EpochTimer
 from laptime.lap.recorder import LapRecorder
 from laptime.loggers.fail_safe import quiet_writer_threads
@@ -25,7 +25,7 @@ from laptime.measure.bare_loop import BareLoop
 from laptime.measure.sampler import Sampler
 from laptime.ranks.rank import Rank, assert_world
 from laptime.ranks.stopping import TimeLimitReached
-from laptime.record.files import epoch_rows
+from laptime.record.files import SAMPLE_FILE, epoch_rows
 from laptime.record.schema import filled
 from laptime.runner.context import RunContext
 from laptime.runner.recording import (
@@ -41,6 +41,8 @@ from laptime.runner.recording import (
     note_workload,
 )
 from laptime.runner.trackers import log_results, tracked
+from laptime.tasks.choose import make_task
+from laptime.text import escape_control_chars
 from laptime.training import checkpoints
 from laptime.training.build import (
     build_callbacks,
@@ -126,6 +128,8 @@ def _train(run: RunContext, rank: Rank) -> None:
         note_memory(record, rank, device, instruments.sampler)
         note_flops(record, data, network)
         if rank.is_first:
+            _write_sample(run, network, data)
+        if rank.is_first:
             record.write(run_dir)
         if is_profiled(config):
             log.info("breakdown and peak are not measured under a profiler")
@@ -136,11 +140,6 @@ def _train(run: RunContext, rank: Rank) -> None:
                 optimizer = sharded.local
             measure_breakdown_and_peak(run, device, rank, module, optimizer, data)
         log_results(loggers, run, instruments.laps.rows[-1].epoch if instruments.laps.rows else 0)
-
-
-def score_of(means: Means) -> float | None:
-    """Return the value of the task's score."""
-    return means.accuracy
 
 
 class _Instruments:
@@ -155,7 +154,7 @@ class _Instruments:
         self.rank = rank
         self.data = data
         warmup_epochs = resolve_warmup_epochs(run.config.measure.warmup_epochs, remaining)
-        self.timer = EpochTimer(data.clock, warmup_epochs)
+        self.timer = EpochTimer(data.clock, warmup_epochs, data.data.tokens_per_sample)
         self.sampler = make_sampler(run.config, run.record, device, rank)
         self.compiler = CompileAhead(device, data)
         self.bare_loop = BareLoop(device, rank, run.stop, self.timer)
@@ -169,7 +168,14 @@ class _Instruments:
         callbacks: list[Callback] = [self.bare_loop] if measure.bare_loop else []
         callbacks += [
             self.timer,
-            EpochRecorder(self.timer, self.laps, self.note_epoch, self.run.config.score, score_of, training.lap_word),
+            EpochRecorder(
+                self.timer,
+                self.laps,
+                self.note_epoch,
+                self.run.config.score,
+                make_task(self.run.config).score_of,
+                training.lap_word,
+            ),
         ]
         return [*callbacks, self.compiler] if training.compile else callbacks
 
@@ -203,8 +209,19 @@ def _test(run: RunContext, trainer: pl.Trainer, module: pl.LightningModule, data
     trainer.test(module, datamodule=data, verbose=False)
     test = module.test_means
     assert test is not None
-    result = run.record.result
+    result, score_of = run.record.result, make_task(run.config).score_of
     result.test_loss, result.test_accuracy, result.test_score = test.loss, test.accuracy, score_of(test)
+
+
+def _write_sample(run: RunContext, network: nn.Module, data: DataModule) -> None:
+    """Write what the network has learned to say, if the task produces text. It affects no figure."""
+    before = network.training
+    text = make_task(run.config).sample(network.eval(), data, run.config.seed)
+    network.train(before)
+    if text is not None:
+        (run.run_dir / SAMPLE_FILE).write_text(f"{text}\n", encoding="utf-8")
+        shown = "\n".join(map(escape_control_chars, text.splitlines()))
+        log.info("the network continues the beginning of the test set (%s):\n%s", SAMPLE_FILE, shown)
 
 
 def _fit(

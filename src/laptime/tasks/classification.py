@@ -6,6 +6,7 @@ from torch import Tensor
 from laptime.config.schema import CLASSIFICATION
 from laptime.data.image_data import ImageData
 from laptime.data.image_datamodule import ImageDataModule
+from laptime.lap.epoch_sums import Means
 from laptime.tasks.mixup import Mixup, mixed_loss
 from laptime.tasks.task import Task
 
@@ -41,6 +42,9 @@ class Classification(Task):
 
     def training_loss(self, logits: Tensor, targets: Tensor, mixed_targets: Tensor, lam: float) -> Tensor:
         return mixed_loss(logits, targets, mixed_targets, lam, self.label_smoothing)
+
+    def score_of(self, means: Means) -> float | None:
+        return means.accuracy
 
     def num_hits(self, logits: Tensor, targets: Tensor) -> Tensor:
         return (logits.argmax(1) == targets).sum()

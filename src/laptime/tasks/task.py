@@ -3,10 +3,11 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from laptime.data.datamodule import DataModule
 from laptime.data.source import DataSource
+from laptime.lap.epoch_sums import Means
 
 
 class Task(ABC):
@@ -53,6 +54,20 @@ class Task(ABC):
         """
         return self.loss(logits, targets)
 
+    @abstractmethod
+    def score_of(self, means: Means) -> float | None:
+        """Return the task's score in an epoch; None: it is not known."""
+
     def num_hits(self, logits: Tensor, targets: Tensor) -> Tensor | None:
         """Return the number of correct predictions, a scalar; None: the task has no accuracy."""
+        return None
+
+    def sample(self, network: nn.Module, data: DataModule, seed: int) -> str | None:
+        """Return text that shows what a network has learned; None: the task produces no text.
+
+        Args:
+            network: in evaluation mode.
+            data: the data that it was trained on.
+            seed: determines the text.
+        """
         return None

@@ -122,7 +122,7 @@ def _remedy(path: Path, fallback: str) -> str:
 
 # Keys that a resumed run may change: its length, paths, and settings that affect the timing but not the training.
 _CHANGEABLE_KEYS = {
-    "dataset": {"root", "num_workers"},
+    "dataset": {"root", "path", "num_workers"},  # whose content is compared by checksum
     "training": {
         "epochs", "max_steps", "checkpoint", "time_limit_s", "early_stopping_patience", "steps_per_execution",
         "eval_batch_size", "compile", "cudnn_benchmark",

@@ -18,12 +18,13 @@ from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLR
 from laptime.command_line import program
 from laptime.config import targets
 from laptime.config.schema import Config
-from laptime.data.image_data import ImageData
+from laptime.data.source import DataSource
 from laptime.errors import UserError
 from laptime.schedulers.step_schedule import StepSchedule
+from laptime.tasks.choose import CLASSES
 
 KINDS: dict[str, type] = {
-    "dataset": ImageData,
+    "dataset": DataSource,
     "model": nn.Module,
     "optimizer": torch.optim.Optimizer,
     "scheduler": LRScheduler,
@@ -34,7 +35,7 @@ KINDS: dict[str, type] = {
 
 # The arguments that Laptime passes to the constructors in addition to the configured keys.
 INJECTED_ARGUMENTS = {
-    "model": frozenset({"input_shape", "num_classes"}),
+    "model": frozenset[str]().union(*(task.network_arguments for task in CLASSES.values())),
     "optimizer": frozenset({"params"}),
     "scheduler": frozenset({"optimizer", "num_steps_per_epoch"}),
 }
@@ -71,6 +72,8 @@ def check_open_groups(config: Config) -> None:
         for inner_key, inner_node, inner_target in targets.targets_in(key, node):
             _refuse_misused_class(group, inner_key, inner_node, inner_target)
         target = targets.check(key, node, INJECTED_ARGUMENTS.get(group, frozenset()), KINDS[group])
+        if group in ("dataset", "model"):
+            _refuse_other_task(group, node, target, config)
         if group == "callbacks":
             _refuse_replaced_callback(key, node, target)
         _check_monitor(key, node, target, _argument(node, target, "monitor"), _argument(node, target, "mode"), config)
@@ -181,6 +184,35 @@ def _refuse_misused_class(group: str, key: str, node: Mapping[str, Any], target:
             )
 
 
+def _refuse_other_task(group: str, node: Mapping[str, Any], target: Any, config: Config) -> None:
+    """Refuse a data set of another task, and a network that needs the arguments which only another task has."""
+    task = CLASSES[config.task.name]
+    for other in CLASSES.values():
+        if other is task:
+            continue
+        setting = f"{group}._target_={node['_target_']}"
+        instead = f"Choose another {group}, or use task={other.name}."
+        if group == "dataset" and isinstance(target, type) and issubclass(target, other.data_class):
+            raise UserError(
+                f"{setting}: holds {other.content}, but task={task.name} learns from {task.content}. {instead}"
+            )
+        needed = sorted(other.network_arguments & _required_arguments(target))
+        if group == "model" and needed:
+            raise UserError(
+                f"{setting}: is a network for {other.content}, because it needs {' and '.join(needed)}, but "
+                f"task={task.name} learns from {task.content}. {instead}"
+            )
+
+
+def _required_arguments(target: Any) -> set[str]:
+    """Return the names of the arguments without a default."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return set()
+    return {name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
+
+
 def is_lightning_module(cls: type) -> bool:
     """Whether a class is a LightningModule of either package, `lightning` or `pytorch_lightning`."""
     return any(
@@ -225,6 +257,11 @@ def _check_monitor(key: str, node: Mapping[str, Any], target: Any, monitor: Any,
     metric = "val_loss" if is_plateau else monitor  # Laptime steps ReduceLROnPlateau with val_loss
     if metric not in METRIC_MODES or not (is_plateau or key.startswith("callbacks.")):
         return
+    if metric == "val_accuracy" and not CLASSES[config.task.name].has_accuracy:
+        raise UserError(
+            f"{key}={node['_target_']}: monitors val_accuracy, which task={config.task.name} does not "
+            "have. Use val_loss."
+        )
     if not config.has_validation:
         raise UserError(
             f"{key}={node['_target_']}: monitors {metric}, but dataset.val_fraction=0 leaves no validation set. "
