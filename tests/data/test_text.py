@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from laptime.data.order import EpochOrder
+from laptime.data.order import EpochOrder, LapOrder
 from laptime.data.text import KJV, Text
 from laptime.data.text_batches import TextPipeline, windows_of
 from laptime.data.text_datamodule import VOCABULARY, TextDataModule
@@ -112,6 +112,19 @@ def test_batches_depend_on_seed_and_epoch_alone():
     again = zip(batches(1, 2, 1), batches(1, 2, 4), strict=True)
     assert all(torch.equal(one, other) and one.is_contiguous() for one, other in again)
     assert not all(map(torch.equal, batches(1, 2, 1), batches(1, 3, 1)))
+
+
+def test_a_pass_that_spans_laps_has_one_offset():
+    """19 windows in batches of 3 make passes of 6 steps, and laps have 4 steps."""
+    windows = windows_of(torch.arange(80, dtype=torch.uint8), 3, moves=True)
+    order = LapOrder(4, 3, len(windows), seed=1)
+    inputs = []
+    for lap in range(3):
+        order.set_epoch(lap)
+        inputs += [x for x, _ in TextPipeline(windows, order, 3, 2).batches()]
+    offsets = [{int(start) % 4 for start in torch.cat(inputs[6 * number : 6 * number + 6])[:, 0]} for number in (0, 1)]
+    assert [len(of_pass) for of_pass in offsets] == [1, 1]
+    assert all(len(set(torch.cat(inputs[k : k + 6])[:, 0].tolist())) == 18 for k in (0, 6))
 
 
 def test_targets_are_the_next_tokens():

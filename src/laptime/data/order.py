@@ -38,6 +38,11 @@ class EpochOrder(Sampler[int]):
         """Set the current epoch. Lightning calls this before every epoch, also in a resumed run."""
         self.epoch = epoch
 
+    @property
+    def first_pass(self) -> int:
+        """The number of the pass over the training set to which the first of `parts` belongs."""
+        return self.epoch
+
     def permutation(self) -> Tensor:
         """The indices of this rank's samples in this epoch: int64, (num_samples // world_size,)."""
         return self._pass(self.epoch, self.num_samples // self.world_size)
@@ -90,12 +95,20 @@ class LapOrder(EpochOrder):
         self.batch_size = batch_size
         self._last_pass: tuple[int, Tensor] | None = None
 
+    @property
+    def first_pass(self) -> int:
+        return self.epoch * self.lap_steps // self._pass_steps
+
+    @property
+    def _pass_steps(self) -> int:
+        return self.num_samples // (self.batch_size * self.world_size)
+
     def permutation(self) -> Tensor:
         """The indices of this rank's samples in this lap: int64, (lap_steps * batch_size,)."""
         return torch.cat(list(self.parts()))
 
     def parts(self) -> Iterator[Tensor]:
-        pass_steps = self.num_samples // (self.batch_size * self.world_size)
+        pass_steps = self._pass_steps
         step, end = self.epoch * self.lap_steps, (self.epoch + 1) * self.lap_steps
         while step < end:
             number, first = divmod(step, pass_steps)

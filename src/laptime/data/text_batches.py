@@ -60,7 +60,8 @@ def windows_of(tokens: Tensor, context_length: int, moves: bool) -> Windows:
 
 
 class TextPipeline(GatheringPipeline):
-    """Training batches of text. All windows of an epoch are moved by an offset, which (seed, epoch) determines.
+    """Training batches of text. All windows of a pass over the text are moved by an offset, which (seed, number of the
+    pass) determines.
 
     Args:
         data: the windows, on the training device.
@@ -72,9 +73,10 @@ class TextPipeline(GatheringPipeline):
         self.data = data
 
     def _gathered(self, size: int) -> Iterator[Batch]:
-        offset = epoch_seed(self.order.seed, self.order.epoch) % self.data.length
-        for index in self.order.permutation().to(self.data.starts.device).split(size):
-            yield self.data.at(index, offset)
+        for number, part in enumerate(self.order.parts(), self.order.first_pass):
+            offset = epoch_seed(self.order.seed, number) % self.data.length
+            for index in part.to(self.data.starts.device).split(size):
+                yield self.data.at(index, offset)
 
 
 class TextEvaluation:
