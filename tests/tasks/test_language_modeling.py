@@ -168,5 +168,6 @@ def test_every_model_and_strategy_trains_on_text(model, strategy, tmp_path):
     sizes = [] if model == "gpt" else ["model=lstm", "model.hidden_size=16"]
     base = [one for one in TINY_TEXT if model == "gpt" or not one.startswith("model.")]
     record = laptime.run([*base, *sizes, *strategy, "measure.breakdown=true", f"hydra.run.dir={tmp_path / 'run'}"])
-    assert record["status"] == "completed"
-    assert record["result"]["test_score"] < math.log2(record["dataset"]["vocab_size"])
+    losses = read_epochs(tmp_path / "run")["train_loss"]
+    assert record["status"] == "completed" and record["result"]["test_score"] is not None
+    assert losses.iloc[-1] < losses.iloc[0]
