@@ -52,6 +52,7 @@ PRIVATE_NAMES = (
     PrivateName("_call_callback_hooks", "pytorch_lightning.trainer.call", "calls hooks of several steps in one batch"),
     PrivateName("_combined_loader", "pytorch_lightning.loops.fit_loop", "the loaders that the Trainer really uses"),
     PrivateName("_skip_backward", "pytorch_lightning.loops.fit_loop", "tells that a training has no steps"),
+    PrivateName("_signal_connector", "pytorch_lightning.trainer.trainer", "its handler of SIGTERM deadlocks ranks"),
     PrivateName("_ddp_kwargs", "pytorch_lightning.strategies.ddp", "the settings of DDP, for the record"),
     PrivateName("_layer_sync", "pytorch_lightning.strategies.parallel", "SyncBatchNorm, for the record"),
     PrivateName("_kwargs", "lightning_fabric.loggers.tensorboard", "purge_step of SummaryWriter, after it was built"),

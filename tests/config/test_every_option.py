@@ -25,7 +25,8 @@ BENCHMARK = runpy.run_path(str(processes.ROOT / "benchmarks" / "options.py"))
 OPTIONS = sorted(
     f"{path.parent.name}={path.stem}"
     for path in config_dir().glob("*/*.yaml")
-    if path.parent.name not in ("callbacks", "experiment", "search", "hydra") and len(list(path.parent.iterdir())) > 1
+    if path.parent.name not in ("callbacks", "experiment", "search", "hydra", "task")
+    and len(list(path.parent.iterdir())) > 1
 )
 # Their batch norm's running statistics need more steps than a test can take: benchmarks/options.py trains them.
 LARGE = {"model=efficientnet_b0", "model=timm", "model=torchvision"}

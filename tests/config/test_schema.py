@@ -48,5 +48,7 @@ def test_ranges_are_checked_in_every_group():
 
 
 def test_closed_groups_are_those_that_are_dataclasses():
-    assert set(closed_groups()) == {"device", "task", "strategy", "training", "measure", "sweep", "security"}
+    assert set(closed_groups()) == {
+        "device", "task", "task.score", "strategy", "training", "measure", "sweep", "security",
+    }  # fmt: skip
     assert closed_groups(EvaluateConfig)["latency"] is LatencyConfig

@@ -21,10 +21,16 @@ class Checkpoint(LightningCheckpoint):
 
     Args:
         save_best: whether to keep best.ckpt too, which needs a validation set.
+
+    Attributes:
+        metric_name: the metric of best.ckpt. With `task=own` and `task.score`, it is the score's.
+        is_maximized: whether higher values of it are better.
     """
 
     def __init__(self, save_best: bool = True) -> None:
         self.save_best = save_best
+        self.metric_name = "val_loss"
+        self.is_maximized = False
         self.best_val_loss = math.inf
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -41,12 +47,15 @@ class Checkpoint(LightningCheckpoint):
             self.best_val_loss = math.inf
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_last_batch:  # cut short: runs are only resumed from complete epochs
+        has_all_steps = 0 < trainer.max_steps <= trainer.global_step  # of Trainer(max_steps=...), maybe within an epoch
+        if not (trainer.is_last_batch or has_all_steps):  # cut short: runs are only resumed from complete epochs
             return
-        val_loss = trainer.callback_metrics.get("val_loss")
-        if self.save_best and val_loss is not None and float(val_loss) < self.best_val_loss:
-            self.best_val_loss = float(val_loss)
-            self._save(trainer, BEST_CHECKPOINT)
+        value = trainer.callback_metrics.get(self.metric_name)
+        if self.save_best and value is not None:
+            loss = -float(value) if self.is_maximized else float(value)
+            if loss < self.best_val_loss:
+                self.best_val_loss = loss
+                self._save(trainer, BEST_CHECKPOINT)
         self._save(trainer, LAST_CHECKPOINT, keep=PREVIOUS_CHECKPOINT)
 
     def state_dict(self) -> dict[str, Any]:

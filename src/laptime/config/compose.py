@@ -25,7 +25,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from laptime.config import vouching
+from laptime.config import own_task, vouching
 from laptime.config.composition import ConfigFiles, compose_with_hydra, config_dir, refuse_name_clashes
 from laptime.config.explain import (
     explain,
@@ -128,6 +128,7 @@ def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = No
     for override in overrides:
         if key_of(override) in ("hydra", "hydra.run", "hydra.sweep"):
             raise UserError(f"{override}: sets several keys. Set each by itself: {key_of(override)}.dir=...")
+    own_task.refuse_typed(overrides)
     overrides = add_search_sweeper(overrides)
     _refuse_no_option(hydra, overrides, name)
     try:

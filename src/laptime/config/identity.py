@@ -4,8 +4,9 @@ import json
 import zlib
 from typing import Any
 
+from laptime.config.own_task import UNUSED_GROUPS, UNUSED_KEYS
 from laptime.config.run_values import DIRECTORY_TO_COME
-from laptime.config.schema import CLASSIFICATION, Config
+from laptime.config.schema import CLASSIFICATION, OWN, Config
 from laptime.config.validate import resolve_warmup_epochs
 from laptime.record.files import DDP_KEYS, flat
 from laptime.record.laps import steps_per_lap
@@ -73,11 +74,15 @@ def hashed_config(
         content["runs_at_once"] = runs_at_once
     if config.task.name == CLASSIFICATION:  # the only task of older versions
         left_out.append(("task",))
+    if config.task.name == OWN:
+        left_out += [tuple(key.split(".")) for key in (*UNUSED_GROUPS, *UNUSED_KEYS)]
     training = content["training"]
     if (lap_steps := steps_per_lap(training)) is not None:
         training["lap_steps"] = lap_steps
         left_out.append(("training", "epochs"))
     left_out += [("training", key) for key, neutral in NEUTRAL_VALUES.items() if training.get(key) == neutral]
+    if not content["strategy"]["find_unused_parameters"]:  # older versions have no such key
+        left_out.append(("strategy", "find_unused_parameters"))
     if content["dataset"].get("pipeline") in ("memory", "mapped"):
         left_out.append(("dataset", "num_workers"))
     if world_size > 1:

@@ -6,6 +6,7 @@ fields; laptime.config.validate checks several fields together. The defaults are
 
 import math
 from dataclasses import asdict, dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -13,6 +14,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from laptime.errors import UserError
 from laptime.record.laps import num_laps, steps_per_lap
+from laptime.record.logged_score import LoggedScore
 from laptime.record.score import ACCURACY, BITS_PER_CHARACTER, Score
 from laptime.text import counted
 
@@ -27,7 +29,8 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 
-CLASSIFICATION, LANGUAGE_MODELING = "classification", "language_modeling"
+CLASSIFICATION, LANGUAGE_MODELING, OWN = "classification", "language_modeling", "own"
+TASKS = (CLASSIFICATION, LANGUAGE_MODELING, OWN)
 SCORES = {CLASSIFICATION: ACCURACY, LANGUAGE_MODELING: BITS_PER_CHARACTER}
 
 OPTIMIZED_METRICS = (
@@ -100,6 +103,7 @@ class StrategyConfig(Group):
     bucket_cap_mb: float = MISSING
     gradient_as_bucket_view: bool = MISSING
     static_graph: bool = MISSING
+    find_unused_parameters: bool = MISSING
     comm_hook: str = MISSING
     shard_optimizer: bool | str = MISSING
 
@@ -257,11 +261,41 @@ class MeasureConfig(Group):
 
 
 @dataclass(frozen=True)
-class TaskConfig(Group):
-    name: str = MISSING
+class ScoreConfig(Group):
+    metric: str | None = None
+    name: str | None = None
+    unit: str | None = None
+    direction: str | None = None
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The score for `LoggedScore.of`; by default the validation loss."""
+        given = {key: value for key, value in vars(self).items() if value is not None}
+        return given or {"metric": "val_loss", "name": "loss", "direction": "min"}
 
     def check(self) -> None:
-        one_of("task", self.name, tuple(SCORES))
+        given = {key: value for key, value in vars(self).items() if value is not None}
+        if given and not (self.metric and self.direction):
+            key, value = next(iter(given.items()))
+            raise UserError(f"task.score.{key}={value}: needs task.score.metric and task.score.direction. Set both.")
+        try:
+            LoggedScore.of(self.settings)
+        except ValueError as error:
+            raise UserError(f"task.{error}") from error
+
+
+@dataclass(frozen=True)
+class TaskConfig(Group):
+    """The task. `module`, `data` and `score` are those of the task `own`; `module` and `data` are open groups."""
+
+    name: str = MISSING
+    module: dict[str, Any] = field(default_factory=lambda: {"_target_": None})
+    data: dict[str, Any] = field(default_factory=lambda: {"_target_": None})
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+
+    def check(self) -> None:
+        super().check()
+        one_of("task", self.name, TASKS)
 
 
 @dataclass(frozen=True)
@@ -287,9 +321,9 @@ class Config(Group):
 
     device: DeviceConfig = field(default_factory=DeviceConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
-    dataset: dict[str, Any] = MISSING
-    model: dict[str, Any] = MISSING
-    optimizer: dict[str, Any] = MISSING
+    dataset: dict[str, Any] = field(default_factory=lambda: {"_target_": None})
+    model: dict[str, Any] = field(default_factory=lambda: {"_target_": None})
+    optimizer: dict[str, Any] = field(default_factory=lambda: {"_target_": None})
     scheduler: dict[str, Any] = field(default_factory=lambda: {"_target_": None})
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -303,8 +337,8 @@ class Config(Group):
     optimized_metric: Any = MISSING  # a name, or a list of names
 
     def open_group(self, name: str) -> dict[str, Any]:
-        """An open group by its name: dataset, model, optimizer, scheduler, callbacks, logger or profiler."""
-        group = getattr(self, name)
+        """An open group by its name: dataset, model, ..., task.module or task.data."""
+        group = attrgetter(name)(self)
         assert isinstance(group, dict), name
         return group
 
@@ -316,7 +350,7 @@ class Config(Group):
     @property
     def score(self) -> Score:
         """What the task is scored by."""
-        return SCORES[self.task.name]
+        return LoggedScore.of(self.task.score.settings).score if self.task.name == OWN else SCORES[self.task.name]
 
     def as_dict(self) -> dict[str, Any]:
         """A copy as plain dicts, lists, numbers, strings and None, as run.json and loggers get it."""
@@ -348,6 +382,9 @@ def store(name: str, schema: type[Group]) -> None:
     """Put a schema into Hydra's ConfigStore. The composed configuration is writable; the `schema` object is not."""
     node = OmegaConf.structured(schema)
     _make_writable(node)
+    if schema is Config:
+        OmegaConf.set_struct(node.task.module, False)  # any key may be set, without a +
+        OmegaConf.set_struct(node.task.data, False)
     ConfigStore.instance().store(name=name, node=node, provider="laptime")
 
 
@@ -361,6 +398,8 @@ def _make_writable(node: DictConfig) -> None:
 
 
 def closed_groups(schema: type[Group] = Config) -> dict[str, type[Group]]:
-    """The closed groups of a schema by name, each with its dataclass."""
+    """The closed groups of a schema by full key, each with its dataclass."""
     types = {field.name: field.type for field in fields(schema)}
-    return {name: kind for name, kind in types.items() if isinstance(kind, type) and issubclass(kind, Group)}
+    groups = {name: kind for name, kind in types.items() if isinstance(kind, type) and issubclass(kind, Group)}
+    inner = {f"{name}.{key}": value for name, kind in groups.items() for key, value in closed_groups(kind).items()}
+    return groups | inner

@@ -2,7 +2,8 @@
 
 import math
 
-from laptime.config.schema import LANGUAGE_MODELING, Config, TrainingConfig, positive
+from laptime.config import own_task
+from laptime.config.schema import LANGUAGE_MODELING, OWN, Config, TrainingConfig, positive
 from laptime.errors import UserError
 from laptime.record.files import flat
 from laptime.record.score import ACCURACY
@@ -51,6 +52,19 @@ def validate(config: Config) -> None:
             f"measure.warmup_epochs={warmup}: must be less than {training.length}, so that at least one "
             f"{training.lap_word} is timed."
         )
+    if measure.target_accuracy is not None and config.score != ACCURACY:
+        raise UserError(
+            f"measure.target_accuracy={measure.target_accuracy}: this task is scored by {config.score.name}. Use "
+            "measure.target_score."
+        )
+    if measure.target_score is not None and config.score.unit == "%" and not 0 < measure.target_score <= 1:
+        raise UserError(
+            f"measure.target_score={measure.target_score}: must be in (0, 1], a fraction, because the score is "
+            f"{config.score.name}."
+        )
+    if config.task.name == OWN:
+        own_task.check(config)
+        return
     if training.swa_start_epoch is not None and training.swa_start_epoch >= num_laps:
         raise UserError(
             f"training.swa_start_epoch={training.swa_start_epoch}: counts from 0, so it must be less than "
@@ -81,16 +95,6 @@ def validate(config: Config) -> None:
         raise UserError(
             f"measure.bare_loop=true: the bare loop does not split batches, as training.num_microbatches={parts} does. "
             "Leave one of them out."
-        )
-    if measure.target_accuracy is not None and config.score != ACCURACY:
-        raise UserError(
-            f"measure.target_accuracy={measure.target_accuracy}: this task is scored by {config.score.name}. Use "
-            "measure.target_score."
-        )
-    if measure.target_score is not None and config.score.unit == "%" and not 0 < measure.target_score <= 1:
-        raise UserError(
-            f"measure.target_score={measure.target_score}: must be in (0, 1], a fraction, because the score is "
-            f"{config.score.name}."
         )
     if not config.has_validation:
         _check_without_validation(config)

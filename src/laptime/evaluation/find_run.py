@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from laptime.config import security
-from laptime.config.schema import CLASSIFICATION, MATMUL_PRECISIONS, PRECISIONS, SCORES, one_of
+from laptime.config.schema import CLASSIFICATION, MATMUL_PRECISIONS, OWN, PRECISIONS, SCORES, one_of
 from laptime.errors import UserError
 from laptime.ranks import preflight
 from laptime.record.directory import expanded, numbered_runs
@@ -81,6 +81,11 @@ def find_run(
         raise UserError(
             f"run={run}: {record.lap.timer} only timed this training, so Laptime can't rebuild its model. "
             "Give a run of train.py."
+        )
+    if (record.config or {}).get("task", {}).get("name") == OWN:
+        raise UserError(
+            f"run={run}: it trained with task=own, and Laptime rebuilds only the models of its own tasks. Load the "
+            "checkpoint in Python: MyModule.load_from_checkpoint(...)."
         )
     path = file or _checkpoint(run_dir, checkpoint)
     config, world_size, threads = _checked(record, run_dir)

@@ -23,12 +23,14 @@ class Guard:
     Attributes:
         missing: the reason why a figure is not measured, by section or key of run.json.
         is_off: whether the timer has stopped.
+        off_reason: the reason; empty: it has not stopped.
         on_give_up: removes the timer from the training; called once with the reason when the timer stops.
     """
 
     def __init__(self) -> None:
         self.missing: dict[str, str] = {}
         self.is_off = False
+        self.off_reason = ""
         self.on_give_up: Callable[[str], None] = _ignore
 
     def attempt(self, key: str, function: Callable[[], T]) -> T | None:
@@ -59,7 +61,7 @@ class Guard:
     def give_up(self, reason: str) -> None:
         """Stop the timer."""
         if not self.is_off:
-            self.is_off = True
+            self.is_off, self.off_reason = True, reason
             log.warning("laptime: %s. The training continues without this timer.", reason.rstrip("."))
             with contextlib.suppress(Exception):
                 self.on_give_up(reason)

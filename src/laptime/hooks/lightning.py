@@ -15,7 +15,7 @@ from laptime.hooks.identity import hydra_job
 from laptime.hooks.lightning_callback import LightningCallback, callback_classes
 from laptime.hooks.lightning_facts import (
     TAGS,
-    num_test_of,
+    num_samples_of,
     scores_of,
     stop_reason_of,
     test_scores_of,
@@ -62,6 +62,8 @@ class LapTimer(LightningCallback):
     Raises:
         ValueError: an argument is out of range.
     """
+
+    tags: Mapping[str, str] = TAGS  # in the loggers
 
     def __init__(
         self,
@@ -136,15 +138,7 @@ class LapTimer(LightningCallback):
         if isinstance(trainer.train_dataloader, TimedLoader):
             self.guard.give_up("Laptime's own training is already timed. Remove the LapTimer")
             return
-        device = describe_torch(trainer.strategy.root_device)
-        rank = Rank(
-            rank=trainer.global_rank, local_rank=trainer.local_rank, core_slot=trainer.local_rank,
-            world_size=trainer.world_size, threads=torch.get_num_threads(), node=trainer.node_rank,
-            num_nodes=trainer.num_nodes,
-        )  # fmt: skip
-        job = hydra_job() or self._job
-        training = training_of(trainer, pl_module, self.settings, job)
-        self.run = run = TimedRun("LapTimer", self.settings, training, device, rank, self.guard, job)
+        self.run = run = self._start_run(trainer, pl_module)
         self._warn_about_settings(trainer, run)
         run.warmup.is_compiled = lambda: is_compiled(pl_module)
         run.warmup.on_begin = lambda: self._enable_phases(True)
@@ -161,6 +155,17 @@ class LapTimer(LightningCallback):
         self._resumes_mid_epoch = self.settings.every is None and is_mid_epoch
         self._listener = ProfilerListener(trainer.profiler, self)
         self._watch_validation(loop.val_loop)
+
+    def _start_run(self, trainer: Any, pl_module: Any) -> TimedRun:
+        device = describe_torch(trainer.strategy.root_device)
+        rank = Rank(
+            rank=trainer.global_rank, local_rank=trainer.local_rank, core_slot=trainer.local_rank,
+            world_size=trainer.world_size, threads=torch.get_num_threads(), node=trainer.node_rank,
+            num_nodes=trainer.num_nodes,
+        )  # fmt: skip
+        job = hydra_job() or self._job
+        training = training_of(trainer, pl_module, self.settings, job)
+        return TimedRun("LapTimer", self.settings, training, device, rank, self.guard, job)
 
     def _warn_about_settings(self, trainer: Any, run: TimedRun) -> None:
         if not run.rank.is_first:
@@ -237,7 +242,8 @@ class LapTimer(LightningCallback):
     @guarded
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         if self.run is not None:
-            self.run.note_test(*test_scores_of(trainer, self.settings.logged_score), num_test_of(trainer))
+            scores = test_scores_of(trainer, self.settings.logged_score)
+            self.run.note_test(*scores, num_samples_of(trainer.test_dataloaders))
 
     # Laps: events of the profiler listener, and hooks.
 
@@ -326,7 +332,7 @@ class LapTimer(LightningCallback):
         written = run.write_lap(scores_of(trainer, self.settings.logged_score, self._has_validated))
         self._has_validated = False
         if written is not None and trainer.loggers:
-            run.guard.attempt("loggers", lambda: _log_lap(trainer, scalars_of(written[0], TAGS, written[1])))
+            run.guard.attempt("loggers", lambda: _log_lap(trainer, scalars_of(written[0], self.tags, written[1])))
 
     @guarded
     def _on_pause_start(self) -> None:

@@ -205,9 +205,8 @@ def test_scores_of(trainer: Any, score: LoggedScore | None) -> tuple[float | Non
     return _first(values, _TEST_LOSS), as_fraction(_first(values, _TEST_ACCURACY)), value
 
 
-def num_test_of(trainer: Any) -> int:
-    """Return the number of samples of the test set; 0: unknown."""
-    loaders = trainer.test_dataloaders
+def num_samples_of(loaders: Any) -> int:
+    """Return the number of samples of the Trainer's validation or test loaders; 0: unknown."""
     loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
     return sum(length_of(getattr(loader, "dataset", None)) or 0 for loader in loaders)
 

@@ -25,7 +25,7 @@ from laptime.hooks.settings import Settings, Timer, Training
 from laptime.hooks.update_record import note_score, update_record
 from laptime.hooks.warmup import WarmupSteps
 from laptime.lap.clock import Lap, LapClock
-from laptime.lap.recorder import LapRecorder, Scores
+from laptime.lap.recorder import LapRecorder, Scores, with_mean_scores
 from laptime.machine.device import Device
 from laptime.machine.energy import EnergyMeter
 from laptime.machine.memory import peak_rss_bytes
@@ -91,8 +91,7 @@ class TimedRun:
         self.run_dir: Path | None = None
         self.record: RunRecord | None = None
         if rank.is_first:
-            self.run_dir = self._reserve_directory(job)
-            self.record = new_record(timer, settings, training, device, rank, self.run_dir)
+            self.run_dir, self.record = self._start_record(timer, job)
         self.recorder = LapRecorder(self.run_dir, rank)
         self.counter = BatchCounter(settings, guard, training.num_loaders > 1)
         warmup_laps = settings.warmup_laps
@@ -114,6 +113,11 @@ class TimedRun:
         self._next_update_at = 0.0
         guard.on_give_up = self.abandon
         self._write()
+
+    def _start_record(self, timer: Timer, job: HydraJob | None) -> tuple[Path | None, RunRecord]:
+        """Return the run's directory and its record; only on rank 0."""
+        run_dir = self._reserve_directory(job)
+        return run_dir, new_record(timer, self.settings, self.training, self.device, self.rank, run_dir)
 
     def _reserve_directory(self, job: HydraJob | None) -> Path | None:
         try:
@@ -265,7 +269,7 @@ class TimedRun:
             self.guard.mark_missing("communication", reason, warn=False)
         rank_lap = self.recorder.rank_lap(lap, scores)
         gathered = self.ranks.gather(f"lap {self.num_laps}", (rank_lap, os.getpid()))
-        rank_laps = [lap_of_rank for lap_of_rank, _ in gathered]
+        rank_laps = with_mean_scores([lap_of_rank for lap_of_rank, _ in gathered])
         try:
             epoch = self.recorder.add(lap, rank_laps)
         except OSError as error:  # e.g. the disk is full or the directory was deleted
@@ -276,12 +280,15 @@ class TimedRun:
             return None
         filled(self.record.strategy).rank_pids = [pid for _, pid in gathered]
         note = "partial, not counted" if self._is_partial else "warm-up, not counted" if lap.is_warmup else ""
-        print_line(
-            lap_line(epoch, self._total_laps, self._remaining_s(), note, None if logged is None else logged.score)
-        )
+        score = None if logged is None else logged.score
+        self._say(lap_line(epoch, self._total_laps, self._remaining_s(), note, score))
         if time.monotonic() >= self._next_update_at:
             self._update()
         return epoch, self.recorder.joules(rank_laps)
+
+    def _say(self, line: str) -> None:
+        """Show the line of a lap."""
+        print_line(line)
 
     @property
     def _total_laps(self) -> int | None:
@@ -304,9 +311,13 @@ class TimedRun:
     def _update(self) -> None:
         """Update and write the record. After short laps it is skipped, so that it takes at most a tenth of the time."""
         before = time.monotonic()
-        update_record(self)
+        self.refresh()
         self._write()
         self._next_update_at = time.monotonic() + 10 * (time.monotonic() - before)
+
+    def refresh(self) -> None:
+        """Update the sections of the record that are computed from the laps."""
+        update_record(self)
 
     def _write(self) -> None:
         record, run_dir = self.record, self.run_dir
@@ -329,7 +340,7 @@ class TimedRun:
         elif self.training.precision not in TRAINER_DTYPES:
             self.guard.mark_missing("peak", f"it can't be measured for precision {self.training.precision}")
         elif self.num_laps:
-            update_record(self)
+            self.refresh()
             self.warmup.close()  # before the MFU, which needs the reason why FLOPs were not counted
             self.guard.attempt("peak", lambda: measure_peak(self, optimizer_bytes))
 
@@ -376,7 +387,7 @@ class TimedRun:
         record = self.record
         self.warmup.end()
         with contextlib.suppress(Exception):  # it may be what failed
-            update_record(self)
+            self.refresh()
         self.warmup.close()
         if record is None or record.status != "running":
             return

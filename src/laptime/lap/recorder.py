@@ -3,8 +3,9 @@
 import os
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from laptime.lap.clock import Lap
 from laptime.machine.counters import delta, percent_by_core
@@ -14,6 +15,8 @@ from laptime.record.epochs import Epoch, EpochRow, combine_ranks, combine_rows
 from laptime.record.files import append_epochs
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import EpochNoise
+
+_SCORES = ("train_loss", "train_accuracy", "train_score", "val_loss", "val_accuracy", "val_score")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,3 +229,12 @@ def _median(counts: Sequence[float | None]) -> float | None:
     """The median; None: one of the counts is unknown."""
     numbers = [count for count in counts if count is not None]
     return statistics.median(numbers) if len(numbers) == len(counts) else None
+
+
+def with_mean_scores(rank_laps: list[RankLap]) -> list[RankLap]:
+    """Replace the scores of a lap's ranks, each over its own samples, by their means."""
+    values = {name: [getattr(rank_lap.row, name) for rank_lap in rank_laps] for name in _SCORES}
+    means: dict[str, Any] = {
+        name: None if None in of_ranks else statistics.fmean(of_ranks) for name, of_ranks in values.items()
+    }
+    return [replace(rank_lap, row=replace(rank_lap.row, **means)) for rank_lap in rank_laps]

@@ -49,8 +49,8 @@ _LONGEST_HEADER = 4096
 
 # Keys of `strategy` that have no effect without DistributedDataParallel.
 DDP_KEYS = (
-    "backend", "bucket_cap_mb", "gradient_as_bucket_view", "static_graph", "comm_hook", "shard_optimizer",
-    "wrap_single_rank",
+    "backend", "bucket_cap_mb", "gradient_as_bucket_view", "static_graph", "find_unused_parameters", "comm_hook",
+    "shard_optimizer", "wrap_single_rank",
 )  # fmt: skip
 
 # Columns of epochs.csv that are equal if the score is accuracy.

@@ -73,14 +73,18 @@ def _set_up(record: RunRecord) -> Rows:
         used += f", {byte_size(device.memory_bytes, 'GB')}"
     if device.requested not in ("auto", device.used) and device.used == "cpu":
         used += f"  (requested: {device.requested}, not available)"
-    per_rank = f" ({batch.per_rank_batch_size:,} per rank)" if filled(record.strategy).world_size > 1 else ""
+    per_rank = f" ({_number(batch.per_rank_batch_size)} per rank)" if filled(record.strategy).world_size > 1 else ""
     return [
         ("device", used),
         ("ranks", _ranks(filled(record.strategy), record.config or {})),
-        ("model", f"{model.name}, {model.num_parameters:,} parameters"),
+        ("model", f"{model.name}, {_number(model.num_parameters)} parameters"),
         ("data", _data(filled(record.dataset))),
-        ("batch size", f"{batch.global_batch_size:,}{per_rank}, precision {device.precision}"),
+        ("batch size", f"{_number(batch.global_batch_size)}{per_rank}, precision {device.precision}"),
     ]
+
+
+def _number(count: int | None) -> str:
+    return "unknown" if count is None else f"{count:,}"
 
 
 def _ranks(strategy: schema.Strategy, config: Mapping[str, Any]) -> str:
@@ -100,12 +104,14 @@ def _ranks(strategy: schema.Strategy, config: Mapping[str, Any]) -> str:
 
 
 def _data(data: schema.Dataset) -> str:
-    sizes = f"{data.num_train:,} train, {data.num_val:,} val, {data.num_test:,} test"
-    remarks = ["synthetic"] if data.synthetic and data.name != "synthetic" else []
-    remarks += [f"limited to {data.limit:,}"] if data.limit else []
+    sizes = {"train": data.num_train, "val": data.num_val, "test": data.num_test}
+    text = ", ".join(f"{num:,} {name}" for name, num in sizes.items() if num is not None)
     if data.vocab_size is not None and data.shape:
-        sizes += f" sequences of {data.shape[0]:,} characters, {data.vocab_size:,} different ones"
-    return f"{data.name}: {sizes}, pipeline {data.pipeline}{', ' + ', '.join(remarks) if remarks else ''}"
+        text += f" sequences of {data.shape[0]:,} characters, {data.vocab_size:,} different ones"
+    parts = [text, *([f"pipeline {data.pipeline}"] if data.pipeline is not None else [])]
+    parts += ["synthetic"] if data.synthetic and data.name != "synthetic" else []
+    parts += [f"limited to {data.limit:,}"] if data.limit else []
+    return f"{data.name}: {', '.join(parts)}"
 
 
 def _epochs(record: RunRecord, epochs: Sequence[Epoch]) -> Rows:
@@ -125,13 +131,23 @@ def _epochs(record: RunRecord, epochs: Sequence[Epoch]) -> Rows:
     if not measured_s:
         return [*rows, (f"{word} time", f"not measured: there was no {word} after the warm-up")]
     timing = record.timing
-    tokens = "" if timing.tokens_per_s is None else f"{timing.tokens_per_s:,.0f} tokens/s, "
     spread = f"median of {len(measured_s)}, min {min(measured_s):.3f} s, max {max(measured_s):.3f} s"
     return [
         *rows,
         (f"{word} time", f"{timing.epoch_time_s:.3f} s  ({spread})"),
-        ("throughput", f"{tokens}{timing.samples_per_s:,.0f} samples/s, {timing.steps_per_s:,.1f} steps/s"),
+        ("throughput", _throughput(timing)),
     ]
+
+
+def _throughput(timing: schema.Timing) -> str:
+    """Return the rates of the counted epochs that are known: modules of users may take steps of their own."""
+    rates = (
+        (timing.tokens_per_s, "tokens/s", 0),
+        (timing.samples_per_s, "samples/s", 0),
+        (timing.steps_per_s, "steps/s", 1),
+        (timing.batches_per_s if timing.steps_per_s is None else None, "batches/s", 1),
+    )
+    return ", ".join(f"{rate:,.{digits}f} {unit}" for rate, unit, digits in rates if rate is not None)
 
 
 def _quality(quality: schema.Quality) -> Rows:

@@ -121,7 +121,8 @@ def log_results(loggers: list[Logger], run: RunContext, last_epoch: int) -> None
 def _log_result(
     logger: Logger, run: RunContext, hparam_metrics: dict[str, Any], last_values: dict[str, Any], last_epoch: int
 ) -> None:
-    logger.log_metrics(last_values, step=last_epoch)
+    if last_values := {name: value for name, value in last_values.items() if value is not None}:
+        logger.log_metrics(last_values, step=last_epoch)
     if isinstance(logger, pl.loggers.TensorBoardLogger) and run.sweep is None:
         log_hyperparams: Callable[..., None] = logger.log_hyperparams
         log_hyperparams(_settings(run), hparam_metrics)  # also writes the metrics

@@ -1,17 +1,14 @@
 """Does one run in one rank: builds the configured objects, trains, tests and measures, and fills in the record."""
 
 import logging
-from collections.abc import Sequence
-from pathlib import Path
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.callbacks import Callback
 from torch import nn
 
-from laptime.config.schema import Config
+from laptime.config.schema import OWN
 from laptime.config.validate import resolve_warmup_epochs
 from laptime.data.datamodule import DataModule
-from laptime.errors import Interrupted
 from laptime.lap.clock import LapClock
 from laptime.lap.epoch_recorder import EpochRecorder
 from laptime.lap.epoch_timer import EpochTimer
@@ -22,12 +19,11 @@ from laptime.machine.device import Device
 from laptime.machine.energy import EnergyMeter
 from laptime.machine.memory import reset_peak_rss
 from laptime.measure.bare_loop import BareLoop
-from laptime.measure.sampler import Sampler
 from laptime.ranks.rank import Rank, assert_world
-from laptime.ranks.stopping import TimeLimitReached
 from laptime.record.files import SAMPLE_FILE, epoch_rows
 from laptime.record.schema import filled
 from laptime.runner.context import RunContext
+from laptime.runner.fit import early_stopping_of, fit
 from laptime.runner.recording import (
     make_sampler,
     measure_breakdown_and_peak,
@@ -41,6 +37,7 @@ from laptime.runner.recording import (
     note_workload,
 )
 from laptime.runner.trackers import log_results, tracked
+from laptime.runner.train_own import train_own
 from laptime.tasks.choose import make_task
 from laptime.text import escape_control_chars
 from laptime.training import checkpoints
@@ -49,7 +46,6 @@ from laptime.training.build import (
     build_data,
     build_module,
     build_network,
-    keep_configured_patience,
     prepare_device,
     use_single_steps,
 )
@@ -76,7 +72,7 @@ def train(run: RunContext, rank: Rank) -> None:
         TrainingFailed, Interrupted: training ended early; the record holds the measurements until then.
     """
     with translated_errors(run.config):
-        _train(run, rank)
+        (train_own if run.config.task.name == OWN else _train)(run, rank)
 
 
 def _train(run: RunContext, rank: Rank) -> None:
@@ -113,14 +109,14 @@ def _train(run: RunContext, rank: Rank) -> None:
         num_done = checkpoints.require_resumable(checkpoint, identity, settings, is_restarted=rank.attempt > 0)
         log.info("resuming from %s", checkpoint)
     instruments = _Instruments(run, rank, device, data, remaining=settings.num_laps - (0 if rank.attempt else num_done))
-    early_stopping = _early_stopping(config, user_callbacks)
+    early_stopping = early_stopping_of(config, user_callbacks)
     callbacks = [*instruments.callbacks(), *user_callbacks, *([early_stopping] if early_stopping is not None else [])]
     with quiet_lightning(), quiet_writer_threads(), tracked(run, rank, num_done) as loggers:
         trainer = build_trainer(config, run_dir, device, rank, callbacks, loggers, is_sharded)
         if rank.is_first:
             log.info("writing to %s", run_dir)
         try:
-            reason = _fit(run, trainer, module, data, checkpoint, instruments.sampler, early_stopping)
+            reason = fit(run, trainer, module, data, checkpoint, instruments.sampler, early_stopping)
         finally:
             instruments.note_epoch()
         _test(run, trainer, module, data)
@@ -191,16 +187,6 @@ class _Instruments:
             record.write(self.run.run_dir)
 
 
-def _early_stopping(config: Config, user_callbacks: Sequence[Callback]) -> EarlyStopping | None:
-    """Return the callback of `training.early_stopping_patience`, and keep the configured patience of all others."""
-    patience = config.training.early_stopping_patience
-    early_stopping = None if patience is None else EarlyStopping("val_loss", patience=patience)
-    for callback in [*user_callbacks, early_stopping]:
-        if isinstance(callback, EarlyStopping):
-            keep_configured_patience(callback)
-    return early_stopping
-
-
 def _test(run: RunContext, trainer: pl.Trainer, module: pl.LightningModule, data: DataModule) -> None:
     if not isinstance(module, HasTestMeans):
         if trainer.is_global_zero:
@@ -222,59 +208,3 @@ def _write_sample(run: RunContext, network: nn.Module, data: DataModule) -> None
         (run.run_dir / SAMPLE_FILE).write_text(f"{text}\n", encoding="utf-8")
         shown = "\n".join(map(escape_control_chars, text.splitlines()))
         log.info("the network continues the beginning of the test set (%s):\n%s", SAMPLE_FILE, shown)
-
-
-def _fit(
-    run: RunContext,
-    trainer: pl.Trainer,
-    module: pl.LightningModule,
-    data: DataModule,
-    checkpoint: Path | None,
-    sampler: Sampler | None,
-    early_stopping: EarlyStopping | None,
-) -> str:
-    """Train until the last epoch, or until something stops the training.
-
-    Returns:
-        The reason for the end, for `result.stop_reason`: epochs (as configured, also with max_steps), early_stopping,
-        callback or time_limit.
-
-    Raises:
-        Interrupted: a signal arrived, even if Lightning or a data worker raised something else because of it.
-    """
-    settings, stop = run.config.training, run.stop
-    try:
-        stop.immediate = False
-        stop.limit(settings.time_limit_s)
-        if sampler is not None:
-            sampler.start()
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        if stop.signum is not None:
-            stop.act()
-        if trainer.should_stop:
-            if early_stopping is not None and early_stopping.stopped_epoch:
-                patience = settings.early_stopping_patience
-                laps = f"{settings.lap_word}s"
-                log.info("stopped early: the validation loss has not improved for %s %s", patience, laps)
-                return "early_stopping"
-            log.info("stopped early: a callback requested it")
-            return "callback"
-        if trainer.max_epochs != settings.num_laps:
-            log.info("a callback set trainer.max_epochs=%s", trainer.max_epochs)
-            return "callback"
-        return "epochs"
-    except TimeLimitReached:
-        limit_s, word = settings.time_limit_s, settings.lap_word
-        log.info("stopped by training.time_limit_s=%s; the incomplete %s is not recorded", limit_s, word)
-        return "time_limit"
-    except BaseException as error:
-        if stop.signum is not None and not isinstance(error, Interrupted):
-            raise Interrupted(stop.signum) from error
-        raise
-    finally:
-        stop.limit(None)
-        stop.expired = False
-        data.teardown("fit")
-        if sampler is not None:
-            sampler.stop()
-        stop.immediate = True

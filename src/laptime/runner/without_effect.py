@@ -11,7 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from laptime.config.compose import compose
 from laptime.config.overrides import key_of, parse
-from laptime.config.schema import Config
+from laptime.config.own_task import UNUSED_KEYS
+from laptime.config.schema import OWN, Config
 from laptime.errors import UserError
 from laptime.ranks import torchrun
 from laptime.record.files import DDP_KEYS
@@ -125,6 +126,15 @@ _RULES = (
         lambda config, is_sweep: config.measure.sample_interval_s is not None,
         "needs measure.sample_interval_s, which is null. Set that in seconds, or leave it out.",
     ),
+    _Rule(
+        ("task.module.", "task.data.", "task.score."),
+        lambda config, is_sweep: config.task.name == OWN,
+        "only works with task=own. Set that, too, or leave it out.",
+    ),
+    *(
+        _Rule((key,), lambda config, is_sweep: config.task.name != OWN, f"has no effect with task=own. {remedy}")
+        for key, remedy in UNUSED_KEYS.items()
+    ),
 )  # fmt: skip
 
 
@@ -149,10 +159,9 @@ def check(
     """
     for override in map(parse, cli_overrides):
         key = override.key
-        rule = next((rule for rule in _RULES if rule.covers(key)), None)
+        rules = [rule for rule in _RULES if rule.covers(key)]
+        rule = next((rule for rule in rules if not any(rule.has_effect(c, is_sweep) for c in configs)), None)
         if rule is None or override.is_deletion:
-            continue
-        if any(rule.has_effect(config, is_sweep) for config in configs):
             continue
         if rule.refuses_default:
             raise UserError(f"{override.text}: {rule.reason}")

@@ -16,7 +16,15 @@ from laptime.text import counted
 _MAX_RECORDS = 500
 # Keys that mostly determine the cost of a run. Without a past run of the same configuration, runs with equal values of
 # these keys count as similar.
-_COST_KEYS = ("model.", "dataset.", "strategy.world_size", "training.batch_size", "training.precision", "device")
+_COST_KEYS = (
+    "task.",
+    "model.",
+    "dataset.",
+    "strategy.world_size",
+    "training.batch_size",
+    "training.precision",
+    "device",
+)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from laptime.config.identity import NEUTRAL_VALUES
-from laptime.config.schema import TrainingConfig
+from laptime.config.schema import OWN, TrainingConfig
 from laptime.errors import UserError, first_line
 from laptime.ranks.rank import Rank
 from laptime.record.directory import expanded
@@ -18,6 +18,7 @@ from laptime.record.files import (
     CHECKPOINT_DIR,
     LAST_CHECKPOINT,
     PREVIOUS_CHECKPOINT,
+    flat,
     write_atomically,
 )
 from laptime.record.laps import steps_per_lap
@@ -151,6 +152,9 @@ def identity(config: Mapping[str, Any], world_size: int, checksum: str | None = 
         if key not in _CHANGEABLE_KEYS.get(group, ())
         and not (group == "training" and key in NEUTRAL_VALUES and value == NEUTRAL_VALUES[key])
     }
+    task = config.get("task", {})
+    for name in ("module", "data") if task.get("name") == OWN else ():
+        keys |= {f"task.{name}.{key}": value for key, value in flat(task[name]) if key != "num_workers"}
     if checksum is not None:
         keys[_CHECKSUM] = checksum
     return keys | {"seed": config["seed"], "strategy.world_size": world_size}
@@ -173,15 +177,7 @@ def require_resumable(
     Raises:
         UserError: the file is unreadable, belongs to another experiment, or has trained as long as this run already.
     """
-    key = f"training.checkpoint={path}"
-    checkpoint = read(path, key, "start without one")
-    differences = differences_between(checkpoint[IDENTITY], expected)
-    if differences:
-        raise UserError(
-            f"{key}: belongs to another experiment, because {join_first_three(differences)}.\n"
-            "Use the checkpoint's values, or start without a checkpoint."
-        )
-    num_done = epochs_trained(checkpoint)
+    key, num_done = f"training.checkpoint={path}", epochs_trained(read_same(path, expected))
     if num_done >= settings.num_laps + is_restarted:
         name, unit, trained = "epochs", "epochs", num_done
         if settings.steps_per_lap is not None:
@@ -191,6 +187,27 @@ def require_resumable(
             f"Set training.{name} to more than {trained}."
         )
     return num_done
+
+
+def read_same(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a checkpoint of this experiment.
+
+    Args:
+        path: the checkpoint file.
+        expected: this run's `identity`.
+
+    Raises:
+        UserError: the file is unreadable, or belongs to another experiment.
+    """
+    key = f"training.checkpoint={path}"
+    checkpoint = read(path, key, "start without one")
+    differences = differences_between(checkpoint[IDENTITY], expected)
+    if differences:
+        raise UserError(
+            f"{key}: belongs to another experiment, because {join_first_three(differences)}.\n"
+            "Use the checkpoint's values, or start without a checkpoint."
+        )
+    return checkpoint
 
 
 def read(path: Path, key: str, fallback: str) -> dict[str, Any]:

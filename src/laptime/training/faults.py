@@ -10,7 +10,7 @@ from pathlib import Path
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from laptime.config import targets
-from laptime.config.schema import Config
+from laptime.config.schema import OWN, Config
 from laptime.errors import TrainingFailed, first_line, is_out_of_memory
 from laptime.machine.hardware import read_small_file
 from laptime.text import MORE_FILES, byte_size, format_os_error
@@ -61,16 +61,17 @@ def translate(error: Exception, config: Config) -> Exception:
     ):
         return TrainingFailed(
             "/dev/shm is full: the data workers can't pass on their batches. Enlarge it (docker run --shm-size=2g), or "
-            "use dataset.num_workers=0."
+            f"use {'num_workers=0' if config.task.name == OWN else 'dataset.num_workers=0'}."
         )
     if isinstance(error, RuntimeError) and (how := _WORKER.search(text)) is not None:
         return _data_worker_died(how[1].replace("is killed", "was killed"), config)
     if isinstance(error, RuntimeError) and _NO_GRADIENT.search(text):
         return TrainingFailed(
             "some weights of the model get no gradient, and DDP waits for it. Use strategy.static_graph=true if these "
-            "are the same weights in every step, or give them requires_grad=False."
+            "are the same weights in every step, strategy.find_unused_parameters=true if not, or give them "
+            "requires_grad=False."
         )
-    if isinstance(error, ValueError) and _ONE_VALUE.search(text):
+    if isinstance(error, ValueError) and _ONE_VALUE.search(text) and config.task.name != OWN:
         return TrainingFailed(
             "BatchNorm needs more than one value per channel, but an epoch's last batch is a single image, reduced to "
             "one pixel. Choose a training.batch_size or a dataset.limit that leaves more images for that batch."
@@ -98,6 +99,10 @@ def refusal(error: Exception, config: Config) -> str:
 
 
 def _data_worker_died(how: str, config: Config) -> TrainingFailed:
+    if config.task.name == OWN:
+        return TrainingFailed(
+            f"a data worker {how}. If the machine ran out of memory, use fewer num_workers in the LightningDataModule."
+        )
     return TrainingFailed(
         f"a data worker {how}. If the machine ran out of memory, use fewer than dataset.num_workers="
         f"{config.dataset['num_workers']}, or dataset.pipeline=memory."
@@ -111,6 +116,8 @@ def _too_little_memory(text: str, config: Config) -> str:
         size = byte_size(float(allocation[1]) * _BYTES[allocation[2].lower()], "GB", 2)
         amount = f" (torch tried to allocate {size} more)"
     batch_size, num_microbatches = training.batch_size, training.num_microbatches
+    if config.task.name == OWN:
+        return f"out of memory{amount}. Use smaller batches in the LightningDataModule, a smaller model, or device=cpu."
     message = f"out of memory with training.batch_size={batch_size}{amount}."
     images = " or model.image_size" if config.model.get("image_size") else ""
     if batch_size < 2:

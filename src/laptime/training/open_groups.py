@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLR
 
 from laptime.command_line import program
 from laptime.config import targets
-from laptime.config.schema import Config
+from laptime.config.schema import OWN, Config
 from laptime.data.source import DataSource
 from laptime.errors import UserError
 from laptime.schedulers.step_schedule import StepSchedule
@@ -31,6 +31,8 @@ KINDS: dict[str, type] = {
     "profiler": Profiler,
     "callbacks": Callback,
     "logger": Logger,
+    "task.module": pl.LightningModule,
+    "task.data": pl.LightningDataModule,
 }
 
 # The arguments that Laptime passes to the constructors in addition to the configured keys.
@@ -66,7 +68,7 @@ def check_open_groups(config: Config) -> None:
         UserError: a check fails; names the key, the value and the rule.
     """
     for key, node in _nodes(config):
-        group = key.partition(".")[0]
+        group = _group_of(key)
         if group == "model":
             _refuse_library(node, targets.locate(key, node))
         for inner_key, inner_node, inner_target in targets.targets_in(key, node):
@@ -74,7 +76,7 @@ def check_open_groups(config: Config) -> None:
         target = targets.check(key, node, INJECTED_ARGUMENTS.get(group, frozenset()), KINDS[group])
         if group in ("dataset", "model"):
             _refuse_other_task(group, node, target, config)
-        if group == "callbacks":
+        if group == "callbacks" and config.task.name != OWN:
             _refuse_replaced_callback(key, node, target)
         _check_monitor(key, node, target, _argument(node, target, "monitor"), _argument(node, target, "mode"), config)
 
@@ -85,7 +87,7 @@ def build(config: Config, key: str, **injected: Any) -> Any:
     Args:
         key: the group or entry, e.g. model or callbacks.checkpoint.
     """
-    node = dict(entries(config, key.partition(".")[0]))[key]
+    node = dict(entries(config, _group_of(key)))[key]
     built = build_node(key, node, **injected)
     for component in _components(built):
         monitor, mode = (getattr(component, attribute, None) for attribute in ("monitor", "mode"))
@@ -103,7 +105,7 @@ def build_node(key: str, node: Mapping[str, Any], **injected: Any) -> Any:
     Raises:
         UserError: the arguments don't fit, or Laptime can't use the object.
     """
-    group = key.partition(".")[0]
+    group = _group_of(key)
     built = targets.build(key, node, KINDS[group], **injected)
     for component in _components(built):
         _refuse_misused_class(group, key, node, type(component))
@@ -120,12 +122,18 @@ def entries(config: Config, group: str) -> list[tuple[str, dict[str, Any]]]:
     """Return the mappings of the objects that a group describes, each with its full key.
 
     The groups callbacks and logger hold any number of objects. Entries that are null are left out. The groups scheduler
-    and profiler may hold none.
+    and profiler may hold none, and so do those that the task does not use.
     """
     nodes = config.open_group(group)
     if group in ("callbacks", "logger"):
         return [(f"{group}.{name}", node) for name, node in nodes.items() if node is not None]
-    return [(group, nodes)] if nodes.get("_target_") is not None or group not in ("scheduler", "profiler") else []
+    required = ("dataset", "model", "optimizer") if config.task.name != OWN else ()
+    return [(group, nodes)] if nodes.get("_target_") is not None or group in required else []
+
+
+def _group_of(key: str) -> str:
+    """The group of an object: `callbacks` for `callbacks.checkpoint`."""
+    return key if key in KINDS else key.partition(".")[0]
 
 
 def _nodes(config: Config) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -174,7 +182,8 @@ def _refuse_misused_class(group: str, key: str, node: Mapping[str, Any], target:
     if group == "model" and is_lightning_module(target):
         raise UserError(
             f"{setting}: {target.__name__} is a LightningModule, but Laptime would not call its training_step and "
-            "configure_optimizers. Use only the network, an nn.Module that maps images to logits."
+            "configure_optimizers. Use only the network, an nn.Module that maps images to logits, or task=own "
+            f"task.module._target_={node['_target_']}."
         )
     for scheduler_class, remedy in PER_STEP_SCHEDULERS.items() if group == "scheduler" else ():
         if issubclass(target, scheduler_class):

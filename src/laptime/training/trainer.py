@@ -30,7 +30,8 @@ def is_profiled(config: Config) -> bool:
     return config.profiler.get("_target_") is not None
 
 
-def _build_profiler(config: Config, rank: Rank) -> Profiler | None:
+def build_profiler(config: Config, rank: Rank) -> Profiler | None:
+    """Build the configured profiler; None: there is none."""
     node = dict(config.profiler)
     if node.get("_target_") is None:
         return None
@@ -57,11 +58,12 @@ def build_trainer(
         # The sharded optimizer reads gradients only in DDP's buckets.
         "gradient_as_bucket_view": strategy.gradient_as_bucket_view or shards,
         "static_graph": strategy.static_graph,
+        "find_unused_parameters": strategy.find_unused_parameters,
     }
     # Lightning 2.6 expects the application to set the rank that logs:
     # https://github.com/Lightning-AI/utilities/issues/37
     rank_zero_only.rank = rank.rank  # type: ignore[attr-defined]
-    try:
+    with one_line_refusals(config):
         return pl.Trainer(
             accelerator=XPUAccelerator() if device.used == "xpu" else device.used,
             strategy=RankStrategy(device.torch_device, rank, ddp, strategy.comm_hook, strategy.timeout_s, shards),
@@ -71,7 +73,7 @@ def build_trainer(
             max_epochs=config.training.num_laps,
             callbacks=callbacks,
             logger=loggers,
-            profiler=_build_profiler(config, rank),
+            profiler=build_profiler(config, rank),
             default_root_dir=run_dir,
             # `callbacks` holds the configured checkpoint callbacks. Autocast and gradient scaling are the Stepper's.
             enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks),
@@ -84,6 +86,13 @@ def build_trainer(
             log_every_n_steps=50 if any(map(callback_hooks.needs_single_steps, callbacks)) else 10**9,
             benchmark=config.training.cudnn_benchmark,
         )
+
+
+@contextmanager
+def one_line_refusals(config: Config) -> Iterator[None]:
+    """Raise what Lightning refuses about its arguments as a UserError."""
+    try:
+        yield
     except (MisconfigurationException, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "more than one stateful callback" not in str(error):
             raise

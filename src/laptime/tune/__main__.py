@@ -113,6 +113,7 @@ def _config(args: argparse.Namespace) -> "Config":
     from laptime.config import security  # noqa: F401  reads the allow-list before a configuration can change it
     from laptime.config.compose import add_user_modules, compose, hydra_session
     from laptime.config.overrides import find
+    from laptime.config.schema import OWN
     from laptime.runner.check import check
 
     if override := find(args.overrides, "sweep.dry_run", "sweep.resume", "hydra.run.dir", "hydra.sweep.dir"):
@@ -123,6 +124,11 @@ def _config(args: argparse.Namespace) -> "Config":
     add_user_modules(args.config_dir)
     with hydra_session(args.config_dir) as hydra:
         config = check(compose(hydra, args.overrides), args.overrides)
+    if config.task.name == OWN:
+        raise UserError(
+            "task=own: tune knows only Laptime's own training steps. Use Lightning's Tuner, or sweep: "
+            "-m task.module.lr=0.1,0.01"
+        )
     if config.training.checkpoint is not None:
         raise UserError(
             f"training.checkpoint={config.training.checkpoint}: tune can't load a checkpoint; it "
