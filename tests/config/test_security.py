@@ -108,7 +108,7 @@ def test_the_classes_that_conf_names_are_allowed(work_folder):
     (work_folder / "conf" / "model").mkdir(parents=True)
     (work_folder / "conf" / "model" / "evil.yaml").write_text("_target_: laptime.sweeps.notify.notify\n")
     security.shipped_modules.cache_clear()
-    rooms = {"models", "data", "schedulers", "callbacks", "loggers"}
+    rooms = {"models", "data", "optimizers", "schedulers", "callbacks", "loggers"}
     assert {module.split(".")[1] for module in security.shipped_modules()} == rooms
     security.check_targets({"model": {"_target_": "laptime.models.mlp.MLP"}}, [])
     for name in ("data.files.download", "sweeps.notify.notify", "sweeps.forget_jobs.ForgetJobs", "models.parts.head"):

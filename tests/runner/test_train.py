@@ -83,7 +83,7 @@ def test_every_measured_section_of_the_record_is_complete(default_run):
     _, run_dir, record = default_run
     for section, are_null in {
         "device": (),
-        "dataset": (),
+        "dataset": ("vocab_size",),
         "model": (),
         "strategy": ("backend",),
         "batch": (),
