@@ -124,6 +124,7 @@ def test_export_refuses_text_in_one_line(trained, capsys):
         (["task=language_modeling", "model=cnn"], "is a network for images, because it needs input_shape and num_clas"),
         (["task=language_modeling", "training.label_smoothing=0.1"], r"^training\.label_smoothing=0\.1: smooths"),
         (["task=language_modeling", "training.mixup_alpha=0.2"], r"^training\.mixup_alpha=0\.2: mixes images"),
+        (["task=language_modeling", "dataset.horizontal_flip=true"], r"^dataset\.horizontal_flip=true: augments"),
         (["task=language_modeling", "dataset.pipeline=workers"], r"^dataset\.pipeline=workers: must be memory"),
         (["task=language_modeling", "+callbacks.e._target_=pytorch_lightning.callbacks.EarlyStopping",
           "+callbacks.e.monitor=val_accuracy"], "which task=language_modeling does not have"),

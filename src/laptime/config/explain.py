@@ -92,6 +92,10 @@ def _last_name(override: str) -> str:
     return key_of(override).rpartition(".")[2].rpartition("/")[2].strip("'\" ")
 
 
+# Keys of data sets of images that other data sets lack.
+_AUGMENTATION = ("dataset.horizontal_flip", "dataset.rotation_degrees")
+
+
 def unknown_key(
     full_key: str,
     value: str | None,
@@ -117,6 +121,8 @@ def unknown_key(
         return renamed_key(full_key, equals, text)
     if full_key in _SET_BY_THE_RUN:
         return f"{text}: can't be set, because Laptime sets it when the run starts. {_SET_BY_THE_RUN[full_key]}"
+    if full_key in _AUGMENTATION and "context_length" in known_keys:
+        return f"{text}: augments images, but dataset=text has none. Leave it out."
     if (answer := foreign_answers.answer(text, full_key, value, groups, verb)) is not None:
         return answer
     names = full_key.split(".")
