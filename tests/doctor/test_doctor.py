@@ -199,8 +199,8 @@ def test_a_precision_that_the_device_lacks_is_not_available(mps_that_computes, m
 
 
 def ranks_alive():
-    """All processes below this one but the server that ranks are copied from, and its helper, which stay."""
-    servers = ("forkserver", "resource_tracker")
+    """All processes below this one but servers that stay: those that ranks and tested commands are copied from."""
+    servers = ("forkserver", "resource_tracker", "warm_server")
     return [
         child
         for child in psutil.Process().children(recursive=True)

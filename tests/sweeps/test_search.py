@@ -71,7 +71,9 @@ def test_a_search_whose_trials_all_fail_prints_the_reasons(train, sampler):
 def test_two_objectives_give_a_pareto_front(train):
     ended = train("search=both", *WITH_LARGE_BATCHES, "hydra.sweeper.n_trials=4", "hydra.sweep.dir=s")
     assert ended.returncode == 0, ended.stderr
-    assert "Pareto front" in ended.stdout and "groups are on the Pareto front" in " ".join(ended.stdout.split())
+    printed = " ".join(ended.stdout.split())
+    # The trial with the best accuracy may be the fastest, too.
+    assert "groups are on the Pareto front" in printed or "the best of 4 groups in all metrics" in printed
     assert Path("s/summary/plots/pareto.png").exists()
     runs = pd.read_csv("s/summary/runs.csv")
     best = runs.sort_values(["val_accuracy", "epoch_time_s"], ascending=[False, True]).iloc[0]
