@@ -148,8 +148,8 @@ def test_classes_get_the_real_value_of_a_secret():
 
 # Packages that `import laptime` imports in every process, and packages that only display results.
 NOT_HASHED = {
-    "__init__", "analysis", "cli", "command_line", "errors", "extras", "suggest", "sweeps", "terminal", "text",
-    "version",
+    "__init__", "analysis", "cli", "command_line", "errors", "extras", "starting", "suggest", "sweeps", "terminal",
+    "text", "version",
 }  # fmt: skip
 
 

@@ -13,7 +13,8 @@ SHAPE = (2, 8, 12)
 
 
 def lstm(**changed):
-    return LSTM(SHAPE, 3, **{"hidden_size": 4, "num_layers": 2, "dropout": 0.1} | changed)
+    arguments = {"hidden_size": 4, "num_layers": 2, "dropout": 0.1}
+    return LSTM(input_shape=SHAPE, num_classes=3, **arguments | changed)
 
 
 def transformer(**changed):

@@ -22,6 +22,7 @@ from laptime.record.run_record import RunRecord
 from laptime.record.score import ACCURACY, BITS_PER_CHARACTER, Score
 from laptime.runner.table import result_rows
 from laptime.sweeps.sweep import objective
+from laptime.tasks.classification import Classification
 
 SHORT = (*TINY, "training.epochs=3")
 
@@ -30,7 +31,7 @@ SHORT = (*TINY, "training.epochs=3")
 def scored_by_bits(monkeypatch) -> None:
     """Let a classification be scored by the bits that its loss stands for, and count no correct predictions."""
     monkeypatch.setattr(Config, "score", BITS_PER_CHARACTER)
-    monkeypatch.setattr("laptime.runner.train.score_of", lambda means: means.loss / math.log(2))
+    monkeypatch.setattr(Classification, "score_of", lambda _, means: means.loss / math.log(2))
     add = Sums.add
     monkeypatch.setattr(Sums, "add", lambda self, losses, hits, sizes: add(self, losses, None, sizes))
 

@@ -35,8 +35,8 @@ PACKAGES = (
 )  # fmt: skip
 # Laptime's packages and modules that a rank imports. A test compares them with the modules that a rank has imported.
 RANK_PACKAGES = (
-    "callbacks", "config", "data", "fast_start", "lap", "loggers", "machine", "measure", "models", "ranks", "record",
-    "runner", "schedulers", "training",
+    "callbacks", "config", "data", "fast_start", "hooks", "lap", "loggers", "machine", "measure", "models",
+    "optimizers", "ranks", "record", "runner", "schedulers", "tasks", "training",
 )  # fmt: skip
 # With the value 1, run.json has the name of the machine, not only its hash.
 HOSTNAME_VARIABLE = "LAPTIME_RECORD_HOSTNAME"
