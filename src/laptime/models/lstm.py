@@ -8,7 +8,7 @@ from laptime.models.parts import check_dropout
 class LSTM(nn.Module):
     """Reads an image row by row from top to bottom, and applies dropout and a linear layer to the last row's output.
 
-    Of a text, it reads the embeddings of the tokens, and applies both to the output of each token.
+    For text, it reads the embedding of each token, and applies dropout and the linear layer to every output.
 
     Args:
         hidden_size: size of each layer's hidden state.

@@ -21,17 +21,17 @@ from laptime.lap.flops import count_flops
 from laptime.lap.quality import assess
 from laptime.lap.recorder import LapRecorder
 from laptime.lap.timed_loader import Pipeline
-from laptime.machine.counters import delta, snapshot
+from laptime.machine.counters import delta, on_battery, snapshot
 from laptime.machine.device import Device, mps_fallback, usable_cores
 from laptime.machine.energy import EnergyMeter
 from laptime.machine.environment import ineffective_variables, python_settings, slowing_settings
-from laptime.machine.memory import peak_rss_bytes
+from laptime.machine.memory import peak_rss_bytes, reset_peak_rss
 from laptime.machine.torch_build import driver_version, torch_build
 from laptime.measure.breakdown import Breakdown
 from laptime.measure.limit import bytes_moved, limit, training_advice
 from laptime.measure.peak import probe
 from laptime.measure.sampler import Sampler
-from laptime.ranks.rank import Rank
+from laptime.ranks.rank import Rank, assert_world
 from laptime.record import schema
 from laptime.record.epochs import time_to_score
 from laptime.record.hashes import config_hashes
@@ -39,7 +39,7 @@ from laptime.record.run_record import RunRecord
 from laptime.record.schema import filled
 from laptime.record.score import ACCURACY, Score
 from laptime.runner.context import RunContext
-from laptime.training.build import network_name
+from laptime.training.build import network_name, prepare_device
 from laptime.training.compile_ahead import CompileAhead
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,28 @@ def _note_breakdown(record: RunRecord, breakdown: Breakdown, module: pl.Lightnin
     record.contention = breakdown.contention
 
 
-def note_setup(run: RunContext, device: Device, rank: Rank) -> None:
+def begin(run: RunContext, rank: Rank) -> Device:
+    """Prepare the training device, and record the setup of the run.
+
+    Returns:
+        The device.
+
+    Raises:
+        UserError: the device is absent, or can't train in this precision.
+    """
+    record = run.record
+    reset_peak_rss()
+    device = prepare_device(run.config, rank.local_rank)
+    _note_setup(run, device, rank)
+    filled(record.strategy).rank_pids = assert_world(rank, rank.world_size)
+    if rank.is_first:  # already here: a resumed sweep needs the hashes even of runs that fail later
+        record.write(run.run_dir)
+    if record.noise.load_before is None:
+        record.noise.load_before, record.noise.on_battery = snapshot().load, on_battery()
+    return device
+
+
+def _note_setup(run: RunContext, device: Device, rank: Rank) -> None:
     config, record, settings = run.config, run.record, run.config.training
     record.lap.contents = _CONTENTS
     if settings.steps_per_lap is not None:

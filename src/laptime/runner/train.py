@@ -14,17 +14,16 @@ from laptime.lap.epoch_recorder import EpochRecorder
 from laptime.lap.epoch_timer import EpochTimer
 from laptime.lap.recorder import LapRecorder
 from laptime.loggers.fail_safe import quiet_writer_threads
-from laptime.machine.counters import on_battery, snapshot
 from laptime.machine.device import Device
 from laptime.machine.energy import EnergyMeter
-from laptime.machine.memory import reset_peak_rss
 from laptime.measure.bare_loop import BareLoop
-from laptime.ranks.rank import Rank, assert_world
+from laptime.ranks.rank import Rank
 from laptime.record.files import SAMPLE_FILE, epoch_rows
 from laptime.record.schema import filled
 from laptime.runner.context import RunContext
 from laptime.runner.fit import early_stopping_of, fit
 from laptime.runner.recording import (
+    begin,
     make_sampler,
     measure_breakdown_and_peak,
     note_flops,
@@ -32,7 +31,6 @@ from laptime.runner.recording import (
     note_quality,
     note_resources,
     note_result,
-    note_setup,
     note_timing,
     note_workload,
 )
@@ -46,7 +44,6 @@ from laptime.training.build import (
     build_data,
     build_module,
     build_network,
-    prepare_device,
     use_single_steps,
 )
 from laptime.training.capabilities import HasStepper, HasTestMeans, missing_attributes
@@ -78,15 +75,7 @@ def train(run: RunContext, rank: Rank) -> None:
 def _train(run: RunContext, rank: Rank) -> None:
     config, run_dir, record = run.config, run.run_dir, run.record
     settings = config.training
-    reset_peak_rss()
-    device = prepare_device(config, rank.local_rank)
-    note_setup(run, device, rank)
-    filled(record.strategy).rank_pids = assert_world(rank, rank.world_size)
-    if rank.is_first:  # already here: a resumed sweep needs the hashes even of runs that fail below
-        record.write(run_dir)
-
-    if record.noise.load_before is None:
-        record.noise.load_before, record.noise.on_battery = snapshot().load, on_battery()
+    device = begin(run, rank)
     pl.seed_everything(config.seed, workers=False, verbose=False)
     user_callbacks = build_callbacks(config)
     clock = LapClock(device, EnergyMeter(device) if rank.local_rank == 0 else None)
@@ -125,7 +114,6 @@ def _train(run: RunContext, rank: Rank) -> None:
         note_flops(record, data, network)
         if rank.is_first:
             _write_sample(run, network, data)
-        if rank.is_first:
             record.write(run_dir)
         if is_profiled(config):
             log.info("breakdown and peak are not measured under a profiler")

@@ -13,19 +13,17 @@ from laptime.config.schema import TrainingConfig
 from laptime.errors import UserError
 from laptime.hooks.lightning_facts import num_samples_of, test_scores_of
 from laptime.loggers.fail_safe import quiet_writer_threads
-from laptime.machine.counters import on_battery, snapshot
-from laptime.machine.memory import reset_peak_rss
-from laptime.ranks.rank import Rank, assert_world
+from laptime.ranks.rank import Rank
 from laptime.record import schema
 from laptime.record.logged_score import LoggedScore
 from laptime.record.schema import filled
 from laptime.runner.context import RunContext
 from laptime.runner.fit import early_stopping_of, fit
 from laptime.runner.own_timer import LapChecks, OwnTimer
-from laptime.runner.recording import make_sampler, note_memory, note_resources, note_setup
+from laptime.runner.recording import begin, make_sampler, note_memory, note_resources
 from laptime.runner.trackers import log_results, tracked
 from laptime.training import checkpoints, open_groups
-from laptime.training.build import build_callbacks, prepare_device
+from laptime.training.build import build_callbacks
 from laptime.training.own_training import (
     LabelsCheckpoints,
     SeedsEpochs,
@@ -42,15 +40,7 @@ def train_own(run: RunContext, rank: Rank) -> None:
     """Train and time, and fill in the record step by step. See `laptime.runner.train.train`."""
     config, run_dir, record = run.config, run.run_dir, run.record
     settings = config.training
-    reset_peak_rss()
-    device = prepare_device(config, rank.local_rank)
-    note_setup(run, device, rank)
-    filled(record.strategy).rank_pids = assert_world(rank, rank.world_size)
-    if rank.is_first:  # already here: a resumed sweep needs the hashes even of runs that fail below
-        record.write(run_dir)
-    if record.noise.load_before is None:
-        record.noise.load_before, record.noise.on_battery = snapshot().load, on_battery()
-
+    device = begin(run, rank)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data: pl.LightningDataModule = open_groups.build(config, "task.data")
     module: pl.LightningModule = open_groups.build(config, "task.module")

@@ -25,7 +25,7 @@ from laptime.ranks.stopping import StopRequest
 from laptime.training.callback_hooks import require_plain_states
 from laptime.training.checkpoints import IDENTITY
 from laptime.training.ranks_ddp import RanksDDP
-from laptime.training.trainer import build_profiler, one_line_refusals
+from laptime.training.trainer import build_profiler, ddp_arguments, one_line_refusals
 
 log = logging.getLogger(__name__)
 
@@ -89,13 +89,7 @@ def _strategy(config: Config, device: Device, rank: Rank) -> Strategy:
     if not rank.is_distributed:
         return SingleDeviceStrategy(device.torch_device)
     strategy = config.strategy
-    ddp = {
-        "bucket_cap_mb": strategy.bucket_cap_mb,
-        "gradient_as_bucket_view": strategy.gradient_as_bucket_view,
-        "static_graph": strategy.static_graph,
-        "find_unused_parameters": strategy.find_unused_parameters,
-    }
-    return RanksDDP(device.torch_device, rank, ddp, strategy.comm_hook, strategy.timeout_s)
+    return RanksDDP(device.torch_device, rank, ddp_arguments(config), strategy.comm_hook, strategy.timeout_s)
 
 
 class StopsOnRequest(Callback):

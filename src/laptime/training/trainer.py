@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
@@ -43,6 +44,12 @@ def build_profiler(config: Config, rank: Rank) -> Profiler | None:
     return profiler
 
 
+def ddp_arguments(config: Config) -> dict[str, Any]:
+    """Return the configured arguments of DistributedDataParallel."""
+    names = ("bucket_cap_mb", "gradient_as_bucket_view", "static_graph", "find_unused_parameters")
+    return {name: getattr(config.strategy, name) for name in names}
+
+
 def build_trainer(
     config: Config,
     run_dir: Path,
@@ -52,14 +59,9 @@ def build_trainer(
     loggers: list[Logger],
     shards: bool,
 ) -> pl.Trainer:
-    strategy = config.strategy
-    ddp = {
-        "bucket_cap_mb": strategy.bucket_cap_mb,
-        # The sharded optimizer reads gradients only in DDP's buckets.
-        "gradient_as_bucket_view": strategy.gradient_as_bucket_view or shards,
-        "static_graph": strategy.static_graph,
-        "find_unused_parameters": strategy.find_unused_parameters,
-    }
+    strategy, ddp = config.strategy, ddp_arguments(config)
+    if shards:  # the sharded optimizer reads gradients only in DDP's buckets
+        ddp["gradient_as_bucket_view"] = True
     # Lightning 2.6 expects the application to set the rank that logs:
     # https://github.com/Lightning-AI/utilities/issues/37
     rank_zero_only.rank = rank.rank  # type: ignore[attr-defined]
